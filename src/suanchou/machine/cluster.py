@@ -1,0 +1,112 @@
+"""Node, Tier, Group and Cluster: accelerators and the wires between them. Bandwidths are one way, per accelerator."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from suanchou.errors import SpecError
+from suanchou.machine.accelerator import Accelerator
+
+__all__ = ["Cluster", "Group", "Node", "Site", "Tier"]
+
+Topology = Literal["switch", "full-mesh", "ring", "hybrid-cube-mesh", "torus", "pcie", "fat-tree", "single"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tier:
+    """One level of the network: ``size`` accelerators that reach each other over it.
+
+    ``bandwidth_byte_per_s`` is what one accelerator sends, one way, when all its peers in the tier listen. In a ``full-mesh``
+    a pair of accelerators gets only ``bandwidth / (size - 1)``. ``oversubscription`` divides traffic that leaves a leaf.
+    """
+
+    name: str
+    size: int
+    topology: Topology
+    bandwidth_byte_per_s: float
+    latency_s: float
+    oversubscription: float = 1.0
+    sources: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Node:
+    """A server: ranks (devices, not packages), its scale-up tier and its network ports."""
+
+    id: str
+    name: str
+    accelerator: Accelerator
+    n_accelerator: int
+    scale_up: Tier
+    nic_byte_per_s: float | None
+    host_memory_byte: float | None = None
+    host_link_byte_per_s: float | None = None
+    power_w: float | None = None
+    sources: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Group:
+    """``n_node`` equal nodes."""
+
+    node: Node
+    n_node: int
+
+    def __post_init__(self) -> None:
+        if self.n_node < 1:
+            raise SpecError("a group needs at least one node", where=self.node.id, hint="write for example dgx-h100:16")
+
+    @property
+    def n_accelerator(self) -> int:
+        """Ranks in the group."""
+        return self.n_node * self.node.n_accelerator
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Site:
+    """Where the machine stands: what power costs and emits."""
+
+    region: str
+    usd_per_kwh: float
+    gco2_per_kwh: float
+    pue: float
+    sources: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cluster:
+    """One or more groups (a mixed fleet) and the network between nodes."""
+
+    name: str
+    groups: tuple[Group, ...]
+    site: Site
+    oversubscription: float = 1.0
+    scale_out_latency_s: float = 5e-6
+    sources: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def n_accelerator(self) -> int:
+        """Ranks in all groups."""
+        return sum(group.n_accelerator for group in self.groups)
+
+    @property
+    def tiers(self) -> tuple[Tier, ...]:
+        """Network levels of the first group, smallest first; the last one spans the cluster."""
+        group = self.groups[0]
+        tiers = [group.node.scale_up]
+        if self.n_accelerator > group.node.scale_up.size and group.node.nic_byte_per_s is not None:
+            tiers.append(
+                Tier(
+                    name="scale-out",
+                    size=self.n_accelerator,
+                    topology="fat-tree",
+                    bandwidth_byte_per_s=group.node.nic_byte_per_s / group.node.n_accelerator,
+                    latency_s=self.scale_out_latency_s,
+                    oversubscription=self.oversubscription,
+                    sources=group.node.sources,
+                )
+            )
+        return tuple(tiers)

@@ -1,0 +1,53 @@
+"""Report: the answer of a command, before it becomes a table, JSON, CSV or Markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from suanchou.estimate import Estimate
+
+__all__ = ["Column", "Report", "Table"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Column:
+    """A column: its heading (translated when drawn) and its unit, which stands in the heading."""
+
+    name: str
+    unit: str = ""
+    align: Literal["left", "right"] = "right"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Table:
+    """Rows of ready-to-print cells. ``main`` marks the table that CSV prints."""
+
+    title: str
+    columns: tuple[Column, ...]
+    rows: tuple[tuple[str, ...], ...]
+    note: str = ""
+    main: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """What a command answers.
+
+    ``result`` and ``estimate`` go to JSON; ``headline`` and ``tables`` to a terminal, Markdown or CSV. ``command`` is the line
+    that reproduces the answer; ``scenario`` the fully resolved inputs.
+    """
+
+    kind: str
+    inputs: Mapping[str, Any]
+    result: Mapping[str, Any]
+    estimate: Estimate | None = None
+    headline: str = ""
+    tables: tuple[Table, ...] = ()
+    assumptions: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+    sources: tuple[str, ...] = ()
+    definitions: tuple[str, ...] = ()
+    command: str = ""
+    scenario: Mapping[str, Any] = field(default_factory=dict)
