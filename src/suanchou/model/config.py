@@ -1,0 +1,176 @@
+"""config.json -> Architecture: read a Hugging Face configuration and refuse what it cannot mean."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import math
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from suanchou.errors import SpecError
+from suanchou.model.architecture import Architecture
+
+__all__ = ["Config", "architecture_from_config", "family", "load_config", "supported_model_types"]
+
+MAX_CONFIG_BYTE = 4_000_000
+"""No published configuration comes near this; a larger file is not one."""
+
+MAX_COUNT = 10**9
+"""No extent of a model (width, layers, vocabulary) comes near this."""
+
+_FAMILY_MODULES = ("dense", "moe", "hybrid", "seq2seq")
+_BUILDERS: dict[str, Callable[[Config], Architecture]] = {}
+
+
+def family(*model_types: str) -> Callable[[Callable[[Config], Architecture]], Callable[[Config], Architecture]]:
+    """Register a builder for these values of ``model_type``."""
+
+    def register(builder: Callable[[Config], Architecture]) -> Callable[[Config], Architecture]:
+        for model_type in model_types:
+            if model_type in _BUILDERS:
+                raise ValueError(f"{model_type} is built twice")
+            _BUILDERS[model_type] = builder
+        return builder
+
+    return register
+
+
+def _builders() -> dict[str, Callable[[Config], Architecture]]:
+    for name in _FAMILY_MODULES:
+        importlib.import_module(f"suanchou.model.families.{name}")
+    return _BUILDERS
+
+
+def supported_model_types() -> tuple[str, ...]:
+    """Every ``model_type`` that can be read, sorted."""
+    return tuple(sorted(_builders()))
+
+
+class Config:
+    """A mapping read with checks: every refusal names the file and the key."""
+
+    def __init__(self, data: Mapping[str, Any], where: str) -> None:
+        self.data = data
+        self.where = where
+
+    def __contains__(self, key: str) -> bool:
+        return self.data.get(key) is not None
+
+    def _at(self, key: str) -> str:
+        return f"{self.where}: {key}"
+
+    def raw(self, key: str, default: Any = None) -> Any:
+        """The value as it stands; ``null`` counts as absent."""
+        value = self.data.get(key)
+        return default if value is None else value
+
+    def count(self, *keys: str, default: int | None = None, zero: bool = False) -> int:
+        """A positive whole number under the first of ``keys`` that is present (``zero``: 0 is allowed)."""
+        for key in keys:
+            if key not in self:
+                continue
+            value = self.data[key]
+            if isinstance(value, float) and math.isfinite(value) and value == int(value):
+                value = int(value)
+            if isinstance(value, bool) or not isinstance(value, int):
+                raise SpecError(f"expected a whole number, found {value!r}", where=self._at(key))
+            if value < (0 if zero else 1) or value > MAX_COUNT:
+                raise SpecError(
+                    f"{value} is not a possible size", where=self._at(key), hint=f"from {0 if zero else 1} to {MAX_COUNT}"
+                )
+            return value
+        if default is None:
+            raise SpecError("missing", where=self._at(keys[0]), hint="is this a language model's config.json?")
+        return default
+
+    def flag(self, key: str, default: bool = False) -> bool:
+        """A boolean."""
+        value = self.raw(key, default)
+        if not isinstance(value, bool):
+            raise SpecError(f"expected true or false, found {value!r}", where=self._at(key))
+        return value
+
+    def text(self, key: str, default: str = "") -> str:
+        """A string."""
+        value = self.raw(key, default)
+        if not isinstance(value, str):
+            raise SpecError(f"expected text, found {value!r}", where=self._at(key))
+        return value
+
+    def ratio(self, key: str, default: float) -> float:
+        """A finite number above zero."""
+        value = self.raw(key, default)
+        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value <= 0:
+            raise SpecError(f"expected a positive number, found {value!r}", where=self._at(key))
+        return float(value)
+
+    def items(self, key: str) -> list[Any]:
+        """A list (empty where absent)."""
+        value = self.raw(key, [])
+        if not isinstance(value, list):
+            raise SpecError(f"expected a list, found {value!r}", where=self._at(key))
+        return value
+
+    def section(self, key: str) -> Config:
+        """A nested mapping."""
+        value = self.raw(key, {})
+        if not isinstance(value, Mapping):
+            raise SpecError(f"expected a mapping, found {value!r}", where=self._at(key))
+        return Config(value, self._at(key))
+
+
+def load_config(path: Path) -> Mapping[str, Any]:
+    """Read a ``config.json`` or the one in a model folder.
+
+    Raises
+    ------
+    SpecError : no such file, a folder without one, too large, not JSON, or not a JSON object.
+    """
+    if path.is_dir():
+        inner = path / "config.json"
+        if not inner.is_file():
+            raise SpecError("a folder without config.json", where=str(path), hint="give the file itself or a model folder")
+        path = inner
+    try:
+        size = path.stat().st_size
+        if size > MAX_CONFIG_BYTE:
+            raise SpecError(f"{size} bytes is too large for a config.json", where=str(path), hint="did you pass the weights?")
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise SpecError(error.strerror or "cannot be read", where=str(path)) from error
+    except (UnicodeDecodeError, RecursionError) as error:
+        raise SpecError("not a text file in JSON", where=str(path)) from error
+    except json.JSONDecodeError as error:
+        raise SpecError(
+            f"not valid JSON: {error.msg} in line {error.lineno}, column {error.colno}",
+            where=str(path),
+            hint="is the file complete?",
+        ) from error
+    if not isinstance(data, dict):
+        raise SpecError("not a JSON object", where=str(path), hint="a config.json begins with {")
+    return data
+
+
+def architecture_from_config(data: Mapping[str, Any], *, name: str, where: str | None = None) -> Architecture:
+    """Build the Architecture that a ``config.json`` describes.
+
+    Raises
+    ------
+    SpecError : unknown ``model_type``, or a key that is missing or cannot be meant.
+    """
+    config = Config(data, where or name)
+    model_type = config.text("model_type")
+    builders = _builders()
+    if not model_type:
+        raise SpecError("no model_type", where=config.where, hint="is this a language model's config.json?")
+    if model_type not in builders:
+        import difflib
+
+        close = difflib.get_close_matches(model_type, builders, n=3)
+        hint = f"did you mean {', '.join(close)}?" if close else "`suanchou catalog list families` names what is known"
+        raise SpecError(f"unknown model_type {model_type!r}", where=config.where, hint=hint)
+    from dataclasses import replace
+
+    return replace(builders[model_type](config), name=name)

@@ -1,0 +1,1 @@
+"""Builders by family: each reads one kind of ``config.json`` into an Architecture."""

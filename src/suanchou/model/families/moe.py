@@ -1,0 +1,5 @@
+"""Builders: moe."""
+
+from __future__ import annotations
+
+__all__: list[str] = []

@@ -1,0 +1,5 @@
+"""Builders: seq2seq."""
+
+from __future__ import annotations
+
+__all__: list[str] = []
