@@ -83,7 +83,7 @@ class Norm:
 class Attention:
     """Softmax attention: MHA (``n_kv_head == n_head``), GQA or MQA.
 
-    ``window`` is the number of positions a query sees (sliding window or chunk); ``None`` means all of them.
+    ``window`` is the number of positions a query sees (sliding window, or chunk when ``chunked``); ``None`` means all of them.
     ``qk_norm`` names what the query/key norms normalise: each head (``head``) or the whole projection (``full``).
     ``output_gate``: the query projection also produces a gate as wide as the head outputs.
     ``cross``: keys and values come from the encoder. ``shares_kv``: reuses another layer's keys and values, so it holds no
@@ -95,6 +95,7 @@ class Attention:
     d_head: int
     d_value: int | None = None
     window: int | None = None
+    chunked: bool = False
     causal: bool = True
     cross: bool = False
     q_bias: bool = False
