@@ -74,17 +74,13 @@ def kernel_s(
     """
     memory_s = stream_s(op.byte, accelerator, eff)
     if op.kind == "memory":
-        return op.count * eff.launch_s + memory_s
+        return op.launches * eff.launch_s + memory_s
     if op.kind in ("gemm", "grouped_gemm"):
-        grouped = op.kind == "grouped_gemm"
-        one = gemm_compute_s(op.m, op.n, op.k, op.count if grouped else 1.0, accelerator.peak(gemm_dtype or dtype), eff)
-        compute_s = one if grouped else one * op.count
-        launches: Num = 1.0 if grouped else op.count
+        compute_s = gemm_compute_s(op.m, op.n, op.k, op.count, accelerator.peak(gemm_dtype or dtype), eff)
     else:
         share = eff.attention_forward_frac if phase == "forward" else eff.attention_backward_frac
         compute_s = op.flop / (accelerator.peak(dtype) * share)
-        launches = 1.0
-    return launches * eff.launch_s + blend(compute_s, memory_s, eff.blend_power)
+    return op.launches * eff.launch_s + blend(compute_s, memory_s, eff.blend_power)
 
 
 def kernels_s(
