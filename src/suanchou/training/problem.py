@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -15,7 +14,7 @@ from suanchou.machine.accelerator import Accelerator
 from suanchou.machine.cluster import Cluster, Node
 from suanchou.model.architecture import Attention, Layer, Weight
 from suanchou.model.operators import Num, Shape
-from suanchou.model.parameters import layer_weights, weights
+from suanchou.model.parameters import distinct_layers, layer_weights, mtp_weights, outer_weights
 from suanchou.training.stack import Stack
 from suanchou.training.strategy import Strategy
 from suanchou.training.workload import Workload
@@ -49,7 +48,7 @@ class LayerKind:
     layer: Layer
     share: float
     parameters: ShardSum
-    n_kv_head: int
+    kv_ways: int
 
 
 @dataclass(frozen=True)
@@ -107,17 +106,15 @@ class Problem:
     def kinds(self) -> tuple[LayerKind, ...]:
         """The distinct layers of the decoder (an encoder's count as such, too)."""
         arch = self.work.arch
-        counted = Counter(arch.layers)
-        counted.update(arch.encoder.layers if arch.encoder else ())
         n_layer = self.n_layer
         return tuple(
             LayerKind(
                 layer=layer,
                 share=count / n_layer,
                 parameters=ShardSum.of(list(layer_weights(layer, arch.d_model))),
-                n_kv_head=layer.mixer.n_kv_head if isinstance(layer.mixer, Attention) else 1,
+                kv_ways=kv_ways(layer),
             )
-            for layer, count in counted.items()
+            for layer, count in distinct_layers((*(arch.encoder.layers if arch.encoder else ()), *arch.layers))
         )
 
     @cached_property
@@ -129,10 +126,9 @@ class Problem:
     @cached_property
     def ends(self) -> tuple[ShardSum, ShardSum]:
         """Parameters that only the first and only the last stage hold (a tied head is a copy on the last one)."""
-        outside = _outside_layers(self.work.arch)
-        last = [weight for weight in outside if weight.role == "head" or weight.name.startswith("final_norm")]
-        first = [weight for weight in outside if weight not in last]
-        return ShardSum.of(first), ShardSum.of(last)
+        outside = [*outer_weights(self.work.arch), *mtp_weights(self.work.arch)]
+        last = [weight for weight in outside if weight.role in ("head", "mtp") or weight.name.startswith("final_norm")]
+        return ShardSum.of([weight for weight in outside if weight not in last]), ShardSum.of(last)
 
     @cached_property
     def tied_copy(self) -> float:
@@ -156,21 +152,3 @@ class Problem:
     def group(self, size: Num, stride: Num) -> Members:
         """Members of a communicator on this machine."""
         return members(size, stride, self.node.scale_up.size)
-
-
-def _outside_layers(arch: object) -> list[Weight]:
-    from suanchou.model.architecture import Architecture
-
-    assert isinstance(arch, Architecture)
-    inside: Counter[tuple[str, tuple[int, ...], str, str]] = Counter()
-    for layer in (*arch.layers, *(arch.encoder.layers if arch.encoder else ())):
-        for weight in layer_weights(layer, arch.d_model):
-            inside[weight.name, weight.shape, weight.role, weight.shard] += 1
-    outside = []
-    for weight in weights(arch):
-        key = (weight.name, weight.shape, weight.role, weight.shard)
-        if inside[key]:
-            inside[key] -= 1
-        else:
-            outside.append(weight)
-    return outside
