@@ -9,7 +9,7 @@ import numpy as np
 from suanchou.model.architecture import Attention
 from suanchou.model.operators import Num, Operator, Shape, Step, gemm, memory
 
-__all__ = ["attention_steps", "core_step", "kv_head_per_rank", "norm_step", "score_pairs"]
+__all__ = ["attention_steps", "core_step", "kv_head_per_rank", "norm_step", "score_pairs", "visible_keys"]
 
 
 def score_pairs(seq: Num, key_seq: Num, *, causal: bool, window: float | None = None, chunked: bool = False) -> Num:
@@ -29,6 +29,15 @@ def score_pairs(seq: Num, key_seq: Num, *, causal: bool, window: float | None = 
         return whole * window * (window + 1.0) / 2.0 + rest * (rest + 1.0) / 2.0
     seen = np.minimum(seq, float(window))
     return seen * (seen + 1.0) / 2.0 + (seq - seen) * seen
+
+
+def visible_keys(context: Num, window: int | None, chunked: bool = False) -> Num:
+    """Positions that the newest of ``context`` positions sees, itself included."""
+    if window is None:
+        return context
+    if chunked:
+        return (context - 1.0) % window + 1.0
+    return np.minimum(context, float(window))
 
 
 def kv_head_per_rank(n_kv_head: int, tp: Num) -> Num:
