@@ -158,7 +158,8 @@ class LatentAttention:
 class LinearAttention:
     """Attention without softmax: a matrix-valued state of ``n_value_head x d_key x d_value`` per sequence.
 
-    ``gated-delta`` (Qwen3-Next, with a short convolution over q, k and v) or ``lightning`` (MiniMax-01, M1).
+    ``gated-delta`` (Qwen3-Next, with a short convolution over q, k and v) or ``lightning`` (MiniMax-01, M1). ``chunk``:
+    tokens that kernels treat at once (``None``: what the usual kernels of this kind do).
     """
 
     kind: Literal["gated-delta", "lightning"]
@@ -167,13 +168,15 @@ class LinearAttention:
     d_key: int
     d_value: int
     conv_kernel: int = 0
+    chunk: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StateSpace:
     """A selective state-space mixer; the state is ``d_inner x d_state`` plus the convolution's last inputs.
 
-    ``norm``: Mamba-2's gated norm over ``d_inner``; in a Mamba-1 mixer, Jamba's norms of dt, B and C.
+    ``norm``: Mamba-2's gated norm over ``d_inner``; in a Mamba-1 mixer, Jamba's norms of dt, B and C. ``chunk``:
+    tokens that the Mamba-2 kernels treat at once.
     """
 
     kind: Literal["mamba1", "mamba2"]
@@ -186,6 +189,7 @@ class StateSpace:
     conv_bias: bool = True
     proj_bias: bool = False
     norm: bool = False
+    chunk: int = 256
 
 
 Mixer = Attention | LatentAttention | LinearAttention | StateSpace
