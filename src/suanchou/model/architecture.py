@@ -129,11 +129,15 @@ class Attention:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SparseIndexer:
-    """The lightning indexer of DeepSeek sparse attention: scores all positions, keeps ``top_k``."""
+    """The lightning indexer of DeepSeek sparse attention: scores all positions, keeps ``top_k``.
+
+    ``reuses``: the layer takes over the positions that an earlier layer chose; it holds no indexer and scores nothing.
+    """
 
     n_head: int
     d_head: int
     top_k: int
+    reuses: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -212,7 +216,8 @@ class MoE:
     ``shared`` is the shared experts' MLP (all of them as one MLP of their summed width). ``score_bias``: the router keeps a
     correction per expert (DeepSeek-V3) that no gradient reaches; ``score_bias_trained``: it is an ordinary parameter, and
     counts as one. ``n_group`` and ``top_group`` limit routing to some groups of experts. ``d_latent``: tokens are projected
-    to this width before the experts and back after them (``latent_bias``: with biases).
+    to this width before the experts and back after them (``latent_bias``: with biases). ``n_zero_expert``: the router also
+    chooses among this many experts that return their input and cost nothing (LongCat-Flash).
     """
 
     n_expert: int
@@ -227,6 +232,7 @@ class MoE:
     top_group: int = 1
     d_latent: int | None = None
     latent_bias: bool = False
+    n_zero_expert: int = 0
 
     def __post_init__(self) -> None:
         if not 1 <= self.top_k <= self.n_expert:

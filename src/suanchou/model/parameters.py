@@ -109,7 +109,7 @@ def _latent_attention(a: LatentAttention, d: int, name: str) -> Iterator[Weight]
     yield from _norm(f"{name}.kv_norm", Norm(width=a.kv_rank), d)
     yield from _linear(f"{name}.kv_up", a.n_head * (a.d_nope + a.d_value), a.kv_rank, "attention", "column")
     yield from _linear(f"{name}.out", d, a.n_head * a.d_value, "attention", "row", a.bias)
-    if a.indexer is not None:
+    if a.indexer is not None and not a.indexer.reuses:
         yield from _indexer(a.indexer, d, a.q_rank or d, f"{name}.indexer")
 
 
@@ -183,7 +183,7 @@ def _mlp(name: str, mlp: MLP, d: int, role: Role) -> Iterator[Weight]:
 
 
 def _moe(moe: MoE, d: int) -> Iterator[Weight]:
-    yield from _linear("moe.router", moe.n_expert, d, "router", "replicated", moe.router_bias)
+    yield from _linear("moe.router", moe.n_expert + moe.n_zero_expert, d, "router", "replicated", moe.router_bias)
     if moe.score_bias_trained:
         yield Weight(name="moe.router.score_bias", shape=(moe.n_expert,), role="router")
     d_expert = moe.d_latent or d
