@@ -162,6 +162,8 @@ class LinearAttention:
     """Attention without softmax: a matrix-valued state of ``n_value_head x d_key x d_value`` per sequence.
 
     ``gated-delta`` (Qwen3-Next, with a short convolution over q, k and v) or ``lightning`` (MiniMax-01, M1).
+    ``channel_decay``: a gated delta whose decay is one per key channel, not one per head (Kimi Delta Attention);
+    ``gate_rank``: its decay and output gates are projected through this width (``None``: directly).
     """
 
     kind: Literal["gated-delta", "lightning"]
@@ -170,6 +172,8 @@ class LinearAttention:
     d_key: int
     d_value: int
     conv_kernel: int = 0
+    channel_decay: bool = False
+    gate_rank: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -177,9 +181,11 @@ class StateSpace:
     """A selective state-space mixer; the state is ``d_inner x d_state`` plus the convolution's last inputs.
 
     ``norm``: Mamba-2's gated norm over ``d_inner``; in a Mamba-1 mixer, Jamba's norms of dt, B and C.
+    ``rg-lru``: RecurrentGemma's gated linear recurrence (``d_state`` 1), its gates in ``n_head`` diagonal blocks.
+    ``short-conv``: LFM2's gated short convolution, whose only state (``d_state`` 0) is the convolution's.
     """
 
-    kind: Literal["mamba1", "mamba2"]
+    kind: Literal["mamba1", "mamba2", "rg-lru", "short-conv"]
     d_inner: int
     d_state: int
     conv_kernel: int
