@@ -123,8 +123,14 @@ def one_per_layer(config: Config, key: str, n_layer: int) -> list[Any]:
     return values
 
 
+LEGACY_KINDS = {"mamba": "linear_attention", "attention": "full_attention"}
+"""Older names of layer kinds, still found in published files."""
+
+
 def layer_kinds(config: Config, n_layer: int, default: Sequence[str], known: Iterable[str], *keys: str) -> list[str]:
     """One kind per layer, from the first of ``keys`` (``layer_types``) that is present, else ``default``.
+
+    Older names of kinds (:data:`LEGACY_KINDS`) are read as today's.
 
     Raises
     ------
@@ -132,7 +138,9 @@ def layer_kinds(config: Config, n_layer: int, default: Sequence[str], known: Ite
     """
     known = tuple(known)
     for key in keys or ("layer_types",):
-        kinds = one_per_layer(config, key, n_layer)
+        kinds = [
+            LEGACY_KINDS.get(kind, kind) if isinstance(kind, str) else kind for kind in one_per_layer(config, key, n_layer)
+        ]
         for kind in kinds:
             if kind not in known:
                 raise SpecError(
@@ -183,7 +191,7 @@ def next_token_head(config: Config, layer: Layer, *keys: str) -> dict[str, Any]:
     Each module normalises the last hidden state and the next token's embedding, joins them by one projection and runs one
     decoder layer and a norm; embedding and head are the main model's (DeepSeek-V3 report, section 2.2).
     """
-    n = config.count(*keys, default=0, zero=True)
+    n = config.count(*keys, default=0, zero=True, most=1000)
     d_model = config.count("hidden_size")
     parts = [
         ("join", (d_model, 2 * d_model)),

@@ -96,7 +96,7 @@ def deepseek(config: Config) -> Architecture:
     """DeepSeek-V2 to V3.2, Kimi K2, GLM-4.7-Flash, GLM-5, A.X K1."""
     model_type = config.text("model_type")
     config = with_defaults(config, **_USUAL[model_type])
-    n_layer = config.count("num_hidden_layers")
+    n_layer = config.n_layer()
     mixers = [latent_attention(config, indexer) for indexer in _indexers(config, model_type, n_layer)]
     sparse = dense_first(config, n_layer)
     second = model_type == "deepseek_v2"
@@ -117,7 +117,7 @@ def youtu(config: Config) -> Architecture:
     """Youtu-LLM: latent attention with an ordinary MLP."""
     config = with_defaults(config, **_USUAL["youtu"])
     layer = Layer(mixer=latent_attention(config), ffn=mlp(config, bias=config.flag("mlp_bias")), norms=TWO_NORMS)
-    return decoder(config, (layer,) * config.count("num_hidden_layers"))
+    return decoder(config, (layer,) * config.n_layer())
 
 
 def _indexers(config: Config, model_type: str, n_layer: int) -> list[SparseIndexer | None]:

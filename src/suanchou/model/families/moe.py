@@ -33,7 +33,7 @@ def _window(config: Config) -> int | None:
 
 
 def _uniform(config: Config, layer: Layer, **fields: Any) -> Architecture:
-    return decoder(config, (layer,) * config.count("num_hidden_layers"), **fields)
+    return decoder(config, (layer,) * config.n_layer(), **fields)
 
 
 @family("mixtral")
@@ -88,7 +88,7 @@ def granitemoe(config: Config) -> Architecture:
     model_type = config.text("model_type")
     d_shared = 0 if model_type == "granitemoe" else config.count("shared_intermediate_size", default=0, zero=True)
     moe = experts(config, mlp(config), default=8, shared=MLP(d_ff=d_shared) if d_shared else None)
-    n_layer = config.count("num_hidden_layers")
+    n_layer = config.n_layer()
     sliding = model_type == "granitemoe_swa"
     windows = sliding_or_full(config, n_layer, [i % 4 != 0 for i in range(n_layer)]) if sliding else [None] * n_layer
     bias = config.flag("attention_bias")
@@ -109,7 +109,7 @@ def qwen_moe(config: Config) -> Architecture:
         "qwen3_vl_moe_text": sizes(151936, 2048, 5632, 24, 16, 16, 128000, moe_intermediate_size=1408, num_experts_per_tok=4),
     }[config.text("model_type")]
     config = with_defaults(config, sliding_window=4096, shared_expert_intermediate_size=5632, max_window_layers=28, **usual)
-    n_layer = config.count("num_hidden_layers")
+    n_layer = config.n_layer()
     expert = mlp(config, "moe_intermediate_size")
     n_default = 128 if config.text("model_type") == "qwen3_moe" else 60
     if old:
@@ -156,7 +156,7 @@ def glm4_moe(config: Config) -> Architecture:
     if model_type != "dots1":
         usual |= {"num_experts_per_tok": 8}
     config = with_defaults(config, **usual)
-    n_layer = config.count("num_hidden_layers")
+    n_layer = config.n_layer()
     bias = config.flag("attention_bias")
     head_norm = model_type in ("dots1", "hy_v3") or (model_type == "glm4_moe" and config.flag("use_qk_norm"))
     fields: dict[str, Any] = {
@@ -199,7 +199,7 @@ def gpt_oss(config: Config) -> Architecture:
     """gpt-oss: sinks and biases everywhere, every second layer sliding."""
     usual = sizes(201088, 2880, 2880, 36, 64, 8, 131072, head_dim=64, sliding_window=128, num_experts_per_tok=4)
     config = with_defaults(config, **usual)
-    n_layer = config.count("num_hidden_layers")
+    n_layer = config.n_layer()
     moe = experts(config, mlp(config, bias=True), default=128, router_bias=True)
     bias = config.flag("attention_bias", True)
     layers = {
@@ -224,7 +224,7 @@ def dbrx(config: Config) -> Architecture:
     moe = experts(ffn, expert, n=("moe_num_experts",), top_k=("moe_top_k",), default=4)
     norm = Norm(kind="layer")
     layer = Layer(mixer=attention(usual), ffn=moe, norms=(norm, norm))
-    n_layer = config.count("n_layers", "num_hidden_layers", default=24)
+    n_layer = config.n_layer("n_layers", "num_hidden_layers", default=24)
     max_position = config.count("max_seq_len", "max_position_embeddings", default=2048)
     return decoder(usual, (layer,) * n_layer, final_norm=norm, max_position=max_position)
 
@@ -254,7 +254,7 @@ def jetmoe(config: Config) -> Architecture:
 def hunyuan_v1_moe(config: Config) -> Architecture:
     """Hunyuan-A13B and Hunyuan-Large: a shared MLP as wide as an expert; counts may stand once or per layer."""
     config = with_defaults(config, **sizes(290943, 4096, 11008, 32, 32, None, 2048))
-    n_layer = config.count("num_hidden_layers")
+    n_layer = config.n_layer()
     n_expert = _same_in_all_layers(config, n_layer, "num_experts", "num_local_experts")
     top_k = _same_in_all_layers(config, n_layer, "moe_topk", "num_experts_per_tok")
     if top_k > n_expert:
@@ -281,7 +281,7 @@ def ernie4_5_moe(config: Config) -> Architecture:
     usual = sizes(103424, 2560, 12288, 28, 20, 4, 131072, moe_intermediate_size=1536, tie_word_embeddings=True)
     usual |= {"moe_k": None, "moe_layer_end_index": -1}
     config = with_defaults(config, **usual)
-    n_layer = config.count("num_hidden_layers")
+    n_layer = config.n_layer()
     bias = config.flag("use_bias")
     n_shared = config.count("moe_num_shared_experts", default=2, zero=True)
     moe = MoE(

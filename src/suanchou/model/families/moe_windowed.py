@@ -31,7 +31,7 @@ def llama4(config: Config) -> Architecture:
     """Llama 4: chunked attention with rotary positions, every fourth layer over everything without; one shared expert."""
     usual = sizes(202048, 5120, 8192, 48, 40, 8, 131072, head_dim=128, num_experts_per_tok=1, intermediate_size_mlp=16384)
     config = with_defaults(config, attention_chunk_size=8192, **usual)
-    n_layer = config.count("num_hidden_layers")
+    n_layer = config.n_layer()
     step = config.count("interleave_moe_layer_step", default=1)
     sparse = set(range(step - 1, n_layer, step))
     if config.raw("moe_layers") is not None:
@@ -69,7 +69,7 @@ def afmoe(config: Config) -> Architecture:
     """Arcee Trinity: gated attention with norms on each head, four norms a layer, every fourth layer over everything."""
     usual = sizes(200192, 2048, 6144, 32, 16, None, 16384, moe_intermediate_size=1408, head_dim=128, num_experts_per_tok=6)
     config = with_defaults(config, sliding_window=1024, **usual)
-    n_layer = config.count("num_hidden_layers")
+    n_layer = config.n_layer()
     n_shared = config.count("num_shared_experts", default=2, zero=True)
     moe = experts(
         config,
@@ -103,7 +103,7 @@ def exaone_moe(config: Config) -> Architecture:
     """EXAONE MoE: norms on each head, dense first layers, every fourth layer over everything."""
     usual = sizes(102400, 4096, 16384, 32, 32, 32, 2048, moe_intermediate_size=1024, num_experts_per_tok=8)
     config = with_defaults(config, sliding_window=4096, **usual)
-    n_layer = config.count("num_hidden_layers")
+    n_layer = config.n_layer()
     windows = sliding_or_full(config, n_layer, _exaone_pattern(config, n_layer))
     n_shared = config.count("num_shared_experts", default=1, zero=True)
     moe = experts(
@@ -140,7 +140,7 @@ def mimo_v2_flash(config: Config) -> Architecture:
     config = with_defaults(config, sliding_window=129, num_experts_per_tok=8, **usual)
     if "sliding_window_size" in config:
         config = Config({**config.data, "sliding_window": config.count("sliding_window_size") + 1}, config.where)
-    n_layer, n_kv_head = config.count("num_hidden_layers"), config.count("num_key_value_heads")
+    n_layer, n_kv_head = config.n_layer(), config.count("num_key_value_heads")
     windows = sliding_or_full(config, n_layer, [i != 0 and (i + 1) % 6 != 0 for i in range(n_layer)])
     bias = config.flag("attention_bias")
     moe = experts(
@@ -190,5 +190,5 @@ def longcat_flash(config: Config) -> Architecture:
     moe = experts(config, mlp(config, "expert_ffn_hidden_size"), default=512, **fields)
     dense = Layer(mixer=latent_attention(config), ffn=mlp(config, "ffn_hidden_size"), norms=TWO_NORMS)
     block = (dense, Layer(mixer=None, ffn=moe), dense)
-    n_block = config.count("num_layers", default=28)
+    n_block = config.n_layer("num_layers", default=28)
     return decoder(config, block * n_block)
