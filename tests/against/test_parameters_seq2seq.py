@@ -25,7 +25,7 @@ BART = {
 
 T5_CASES = [{**T5, "feed_forward_proj": "gated-gelu", "num_decoder_layers": 4}, {**T5, "relative_attention_num_buckets": 9}]
 CASES = {
-    **{key: T5_CASES for key in ("t5", "mt5", "umt5")},
+    **dict.fromkeys(("t5", "mt5", "umt5"), T5_CASES),
     **{key: [BART] for key in ("bart", "mbart", "pegasus", "marian", "m2m_100", "blenderbot")},
 }
 
