@@ -77,10 +77,9 @@ def qwen3_next(config: Config) -> Architecture:
         "linear_attention": _gated_delta(config),
         "full_attention": attention(config, bias=config.flag("attention_bias"), qk_norm="head", output_gate=True),
     }
+    sparse = [model_type == "qwen3_5_moe_text"] * n_layer
     if model_type == "qwen3_next":
         sparse = periodic_experts(config, n_layer)
-    else:
-        sparse = [model_type == "qwen3_5_moe_text"] * n_layer
     moe: MLP | MoE | None = None
     if any(sparse):
         shared = mlp(config, "shared_expert_intermediate_size")
