@@ -32,7 +32,7 @@ def llama(config: Config) -> Architecture:
         family="llama",
         d_model=d_model,
         vocab=config.count("vocab_size"),
-        layers=(layer,) * config.count("num_hidden_layers"),
+        layers=(layer,) * config.n_layer(),
         max_position=config.count("max_position_embeddings", default=2048),
         tied=config.flag("tie_word_embeddings"),
     )
