@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 
 from suanchou.demand.data import Constant, constant
 from suanchou.demand.flop import short
 from suanchou.errors import SpecError
-from suanchou.estimate import Estimate, Grade, worst_grade
+from suanchou.estimate import Estimate, worst_grade
 from suanchou.machine.accelerator import Accelerator
 from suanchou.machine.cluster import Site
 
@@ -16,7 +17,6 @@ __all__ = ["DTYPES", "Fleet", "card_h", "card_time", "choose_dtype"]
 
 DTYPES = ("bf16", "fp16")
 """Training types in the order they are tried where none is asked for."""
-_W_PER_KW = 1e3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,59 +65,48 @@ def _power(fleet: Fleet) -> Estimate | None:
     return Estimate(name="power", value=a.tdp_w, unit="w", sources=a.sources, assumptions=(note,), grade="datasheet")
 
 
-def _scaled(name: str, unit: str, time: Estimate, factor: float, formula: str, grade: Grade, **fields: object) -> Estimate:
-    """A cost proportional to card time, with the same relative range."""
-    sources, assumptions, children = fields.get("sources", ()), fields.get("assumptions", ()), fields.get("children", ())
-    assert isinstance(sources, tuple)
-    assert isinstance(assumptions, tuple)
-    assert isinstance(children, tuple)
-    return Estimate(
-        name=name,
+def _scaled(time: Estimate, factor: float, cost: Estimate) -> Estimate:
+    """``cost`` as ``factor`` times the card time, with the same relative range."""
+    return replace(
+        cost,
         value=time.value * factor,
-        unit=unit,
-        formula=formula,
-        sources=sources,
-        assumptions=assumptions,
-        grade=worst_grade(grade, time.grade),
+        grade=worst_grade(cost.grade, time.grade),
         low=None if time.low is None else time.low * factor,
         high=None if time.high is None else time.high * factor,
-        children=children,
     )
+
+
+def _powered(time: Estimate, power: Estimate, site: Site) -> Iterator[Estimate]:
+    """Energy, carbon and the electricity bill."""
+    kw = power.value * site.pue / 1e3
+    kwh = f"{short(time.value * kw)} kWh"
+    new = partial(Estimate, value=0.0, sources=site.sources)
+    formula = f"{short(time.value)} h * 3600 s/h * {short(power.value)} W * PUE {site.pue}"
+    yield _scaled(time, kw * 3.6e6, new(name="energy", unit="j", formula=formula, grade=power.grade, children=(power,)))
+    yield _scaled(
+        time, kw * site.gco2_per_kwh / 1e3, new(name="carbon", unit="kg", formula=f"{kwh} * {site.gco2_per_kwh} g / 1000")
+    )
+    yield _scaled(time, kw * site.usd_per_kwh, new(name="electricity", unit="usd", formula=f"{kwh} * {site.usd_per_kwh} USD"))
 
 
 def _costs(time: Estimate, fleet: Fleet, site: Site) -> Iterator[Estimate]:
     a, power = fleet.accelerator, _power(fleet)
-    electricity_usd_per_h = 0.0
+    hours = f"{short(time.value)} h"
+    new = partial(Estimate, value=0.0, unit="usd", sources=a.sources, grade="assumed")
     if power is not None:
-        watt = power.value * site.pue
-        electricity_usd_per_h = watt / _W_PER_KW * site.usd_per_kwh
-        text = f"{short(time.value)} h * {short(power.value)} W * PUE {site.pue}"
-        yield _scaled("energy", "j", time, watt * 3600.0, text, power.grade, sources=site.sources, children=(power,))
-        kwh = time.value * watt / _W_PER_KW
-        text = f"{short(kwh)} kWh * {site.gco2_per_kwh} g / 1000"
-        yield _scaled("carbon", "kg", time, watt / _W_PER_KW * site.gco2_per_kwh / 1e3, text, "derived", sources=site.sources)
-        text = f"{short(kwh)} kWh * {site.usd_per_kwh} USD"
-        yield _scaled("electricity", "usd", time, electricity_usd_per_h, text, "derived", sources=site.sources)
+        yield from _powered(time, power, site)
     if a.rent_usd_per_h is not None:
-        text = f"{short(time.value)} h * {a.rent_usd_per_h} USD"
-        yield _scaled("rent", "usd", time, a.rent_usd_per_h, text, "assumed", sources=a.sources)
+        yield _scaled(time, a.rent_usd_per_h, new(name="rent", formula=f"{hours} * {a.rent_usd_per_h} USD/h"))
     if a.price_usd is not None and power is not None:
         life, busy = constant("ownership.life"), constant("ownership.busy")
-        per_h = a.price_usd / (life.value / 3600.0 * busy.value)
-        text = f"{short(time.value)} h * ({short(a.price_usd)} USD / ({short(life.value / 3600.0)} h * {busy.value})) + electricity"
-        note = "cards only: servers, network and staff are not counted"
-        children = (life.estimate("life"), busy.estimate("busy"))
-        yield _scaled(
-            "own",
-            "usd",
-            time,
-            per_h + electricity_usd_per_h,
-            text,
-            "assumed",
-            assumptions=(note,),
-            sources=a.sources,
-            children=children,
+        life_h, usd_per_h = life.value / 3600.0, power.value * site.pue / 1e3 * site.usd_per_kwh
+        own = new(
+            name="own",
+            formula=f"{hours} * ({short(a.price_usd)} USD / ({short(life_h)} h * {busy.value}) + {short(usd_per_h)} USD/h)",
+            assumptions=("cards and electricity only: servers, network and staff are not counted",),
+            children=(life.estimate("life"), busy.estimate("busy")),
         )
+        yield _scaled(time, a.price_usd / (life_h * busy.value) + usd_per_h, own)
 
 
 def card_time(
@@ -150,17 +139,7 @@ def card_time(
     )
     below = [peak, mfu.estimate("mfu"), goodput.estimate("goodput")]
     if fleet.n_card is not None:
-        text = f"{short(time.value)} h * 3600 / {fleet.n_card}"
-        below.append(_scaled("duration", "s", time, 3600.0 / fleet.n_card, text, "derived"))
+        text = f"{short(time.value)} h * 3600 s/h / {fleet.n_card} cards"
+        below.append(_scaled(time, 3600.0 / fleet.n_card, Estimate(name="duration", value=0.0, unit="s", formula=text)))
     below += _costs(time, fleet, site)
-    return Estimate(
-        name=time.name,
-        value=time.value,
-        unit=time.unit,
-        formula=time.formula,
-        assumptions=time.assumptions,
-        grade=time.grade,
-        low=time.low,
-        high=time.high,
-        children=tuple(below),
-    )
+    return replace(time, children=tuple(below))

@@ -9,8 +9,8 @@ import math
 from dataclasses import dataclass
 
 from suanchou.demand.data import Constant, constant
-from suanchou.demand.flop import short
 from suanchou.demand.fleet import Fleet, choose_dtype
+from suanchou.demand.flop import short
 from suanchou.errors import Infeasible, MissingData, SpecError
 from suanchou.estimate import Estimate
 from suanchou.machine.accelerator import Accelerator
@@ -47,7 +47,7 @@ class Served:
 
         With independent uniform routing an expert stays unread with probability ``(1 - share)**batch``.
         """
-        touched = 1.0 - (1.0 - self.expert_share) ** batch
+        touched = 1.0 - math.pow(1.0 - self.expert_share, batch)
         return self.weight_byte - self.expert_byte + self.expert_byte * touched
 
 
@@ -224,8 +224,7 @@ def serving(model: Served, load: Load, fleet: Fleet, *, site: Site, dtype: str |
         name=a.id,
         value=float(cards),
         unit="card",
-        formula=f"{one.n_card} * ceil({short(peak)}/s * ({short(one.prefill_s)} + {short(load.output_token)} * {short(one.step_s)}"
-        f" / {one.batch}) s)",
+        formula=f"{one.n_card} * ceil({short(peak)}/s * {short(one.request_s)} s a request)",
         sources=(constant("serving.bandwidth").source, constant("serving.prefill").source),
         assumptions=(FIRST, f"{dtype} arithmetic"),
         grade="assumed",
