@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import fields, replace
 
 import numpy as np
@@ -9,7 +10,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from suanchou.model.architecture import MLP, Architecture, Attention, Layer, MoE, Norm
+from suanchou.model.architecture import (
+    MLP,
+    Architecture,
+    Attention,
+    LatentAttention,
+    Layer,
+    LinearAttention,
+    MoE,
+    Norm,
+    SparseIndexer,
+    StateSpace,
+)
 from suanchou.model.layer_operators import (
     embedding_backward,
     embedding_forward,
@@ -19,6 +31,7 @@ from suanchou.model.layer_operators import (
     layer_forward,
 )
 from suanchou.model.operators import Operator, Shape
+from suanchou.model.parameters import layer_weights
 
 D = 1024
 GQA = Attention(n_head=16, n_kv_head=4, d_head=64, window=96, qk_norm="head", output_gate=True)
@@ -33,6 +46,35 @@ LAYERS = {
         mixer=replace(GQA, window=None),
         ffn=MoE(n_expert=32, top_k=4, expert=MLP(d_ff=512), shared=MLP(d_ff=512), shared_gate=True),
         norms=(Norm(),) * 2,
+    ),
+    "latent": Layer(
+        mixer=LatentAttention(
+            n_head=16,
+            kv_rank=64,
+            d_nope=32,
+            d_rope=16,
+            d_value=32,
+            q_rank=96,
+            indexer=SparseIndexer(n_head=8, d_head=32, top_k=64),
+        ),
+        ffn=MoE(n_expert=32, top_k=4, expert=MLP(d_ff=512), d_latent=256),
+        norms=(Norm(),) * 2,
+    ),
+    "delta": Layer(
+        mixer=LinearAttention(kind="gated-delta", n_key_head=8, n_value_head=16, d_key=64, d_value=32, conv_kernel=4),
+        ffn=None,
+        norms=(Norm(),),
+    ),
+    "lightning": Layer(
+        mixer=LinearAttention(kind="lightning", n_key_head=16, n_value_head=16, d_key=64, d_value=64),
+        ffn=None,
+        norms=(Norm(),),
+    ),
+    "mamba": Layer(
+        mixer=StateSpace(kind="mamba1", d_inner=2048, d_state=16, conv_kernel=4, dt_rank=64, norm=True),
+        hybrid=StateSpace(kind="mamba2", d_inner=2048, d_state=128, conv_kernel=4, n_head=32, n_group=4, norm=True),
+        ffn=None,
+        norms=(Norm(),),
     ),
     "cross": Layer(
         mixer=GQA, cross=replace(GQA, cross=True, causal=False, window=None), ffn=MLP(d_ff=2816), norms=(Norm(),) * 3
@@ -87,14 +129,34 @@ def test_many_equals_one(what: str, many: list[dict[str, float]], kind: dict[str
 @settings(max_examples=30, deadline=None)
 @given(one=shapes, kind=kinds)
 def test_ranks_share_the_flop(layer: Layer, one: dict[str, float], kind: dict[str, object]) -> None:
-    """Degrees that divide everything split the FLOP of matrices exactly; the router alone is repeated without SP."""
+    """Degrees that divide everything split the FLOP exactly; only the sparse indexer is whole on every TP rank."""
+
+    def flop(ops: tuple[Operator, ...]) -> float:
+        return sum(op.flop for op in ops if ".indexer." not in op.name)
+
     one = one | {"imbalance": 1.0, "sp": 1.0, "tp": min(one["tp"], 4.0), "encoder_seq": None}
     whole = Shape(**one | {"tp": 1.0, "cp": 1.0, "ep": 1.0, "expert_tp": 1.0}, **kind)
     ranked = Shape(**one, **kind)
     for call in (layer_forward, layer_backward):
-        total = sum(op.flop for op in call(layer, D, whole))
-        shared = sum(op.flop for op in call(layer, D, ranked)) * one["tp"] * one["cp"]
+        total = flop(call(layer, D, whole))
+        shared = flop(call(layer, D, ranked)) * one["tp"] * one["cp"]
         assert shared == pytest.approx(total, rel=1e-12)
+
+
+@pytest.mark.parametrize("layer", LAYERS.values(), ids=LAYERS)
+def test_every_matrix_is_multiplied_once(layer: Layer) -> None:
+    """GEMM FLOP forward is 2 per token and weight of every matrix (of experts: those a token visits); backward twice."""
+    shape = Shape(batch=3.0, seq=128.0)
+    visited = layer.ffn.top_k / layer.ffn.n_expert if isinstance(layer.ffn, MoE) else 0.0
+    weight = sum(
+        w.size * (visited if w.role == "expert" else 1.0)
+        for w in layer_weights(layer, D)
+        if len(w.shape) >= 2 and not re.search("conv|a_log", w.name)
+    )
+    forward = sum(op.flop for op in layer_forward(layer, D, shape) if "gemm" in op.kind)
+    backward = sum(op.flop for op in layer_backward(layer, D, shape) if "gemm" in op.kind)
+    assert forward == pytest.approx(2 * 3 * 128 * weight, rel=1e-12)
+    assert backward == pytest.approx(2 * forward, rel=1e-12)
 
 
 @pytest.mark.parametrize("layer", LAYERS.values(), ids=LAYERS)

@@ -158,7 +158,8 @@ class LatentAttention:
 class LinearAttention:
     """Attention without softmax: a matrix-valued state of ``n_value_head x d_key x d_value`` per sequence.
 
-    ``gated-delta`` (Qwen3-Next, with a short convolution over q, k and v) or ``lightning`` (MiniMax-01, M1). ``chunk``: tokens that kernels treat at once.
+    ``gated-delta`` (Qwen3-Next, with a short convolution over q, k and v) or ``lightning`` (MiniMax-01, M1). ``chunk``:
+    tokens that kernels treat at once (``None``: what the usual kernels of this kind do).
     """
 
     kind: Literal["gated-delta", "lightning"]

@@ -9,7 +9,7 @@ import numpy as np
 from suanchou.model.architecture import Attention
 from suanchou.model.operators import Num, Operator, Shape, Step, gemm, memory
 
-__all__ = ["attention_steps", "core_step", "kv_head_per_rank", "norm_step", "score_pairs"]
+__all__ = ["attention_steps", "core_step", "kv_head_per_rank", "norm_step", "score_pairs", "visible_keys"]
 
 
 def score_pairs(seq: Num, key_seq: Num, *, causal: bool, window: float | None = None, chunked: bool = False) -> Num:
@@ -29,6 +29,15 @@ def score_pairs(seq: Num, key_seq: Num, *, causal: bool, window: float | None = 
         return whole * window * (window + 1.0) / 2.0 + rest * (rest + 1.0) / 2.0
     seen = np.minimum(seq, float(window))
     return seen * (seen + 1.0) / 2.0 + (seq - seen) * seen
+
+
+def visible_keys(context: Num, window: int | None, chunked: bool = False) -> Num:
+    """Positions that the newest of ``context`` positions sees, itself included."""
+    if window is None:
+        return context
+    if chunked:
+        return (context - 1.0) % window + 1.0
+    return np.minimum(context, float(window))
 
 
 def kv_head_per_rank(n_kv_head: int, tp: Num) -> Num:
@@ -117,14 +126,17 @@ def attention_steps(a: Attention, d_model: int, shape: Shape, *, prefix: str = "
     e, token = shape.element_byte, shape.token
     heads = a.n_head / shape.tp
     kv_heads = kv_head_per_rank(a.n_kv_head, shape.tp)
-    q_width = heads * a.d_head * (2.0 if a.output_gate else 1.0)
+    q_width = heads * (a.d_head + (a.d_v if a.output_gate else 0.0))
+    d_in = a.d_in or d_model
     kv_width = kv_heads * (a.d_head + a.d_v)
     key_token = shape.encoder_token if a.cross else token
-    if a.cross:
-        yield gemm(f"{prefix}.q", shape, m=token, n=q_width, k=d_model)
-        yield gemm(f"{prefix}.kv", shape, m=key_token, n=kv_width, k=d_model)
+    if a.shares_kv:
+        yield gemm(f"{prefix}.q", shape, m=token, n=q_width, k=d_in)
+    elif a.cross or a.d_source is not None:
+        yield gemm(f"{prefix}.q", shape, m=token, n=q_width, k=d_in)
+        yield gemm(f"{prefix}.kv", shape, m=key_token, n=kv_width, k=a.d_source or d_in)
     else:
-        yield gemm(f"{prefix}.qkv", shape, m=token, n=q_width + (0.0 if a.shares_kv else kv_width), k=d_model)
+        yield gemm(f"{prefix}.qkv", shape, m=token, n=q_width + kv_width, k=d_in)
     q, k = token * heads * a.d_head, 0.0 if a.shares_kv else key_token * kv_heads * a.d_head
     if a.qk_norm != "none":
         yield norm_step(f"{prefix}.qk_norm", shape, token=1.0, width=q + k, kind="layer" if a.qk_norm_bias else "rms")

@@ -47,17 +47,22 @@ def moe_steps(moe: MoE, d_model: int, shape: Shape) -> Iterator[Step]:
     yield gemm("moe.router", shape, m=shape.token_sp, n=float(moe.n_expert), k=d_model)
     logits = 4.0 * shape.token_sp * moe.n_expert
     yield memory("moe.top_k", forward=3.0 * logits, backward=2.0 * logits)
-    sent = e * own * moe.top_k * d_model
-    received = e * rows * d_model
+    d_expert = moe.d_latent or d_model
+    if moe.d_latent is not None:
+        yield gemm("moe.latent_in", shape, m=shape.token_sp, n=float(moe.d_latent), k=d_model)
+    sent = e * own * moe.top_k * d_expert
+    received = e * rows * d_expert
     # one pass sorts a rank's own tokens by destination, a second one what it received by expert
     yield memory("moe.permute", forward=2.0 * sent + 2.0 * received, backward=2.0 * sent + 2.0 * received, launches=(2.0, 2.0))
     up = 2.0 if moe.expert.gated else 1.0
-    yield grouped_gemm("moe.experts.up", shape, count=count, m=rows / count, n=width * up, k=d_model)
+    yield grouped_gemm("moe.experts.up", shape, count=count, m=rows / count, n=width * up, k=d_expert)
     yield _activation("moe.experts.activation", shape, moe.expert.gated, rows * width)
-    yield grouped_gemm("moe.experts.down", shape, count=count, m=rows / count, n=d_model, k=width)
+    yield grouped_gemm("moe.experts.down", shape, count=count, m=rows / count, n=d_expert, k=width)
     yield memory(
         "moe.unpermute", forward=2.0 * sent + 2.0 * received, backward=2.0 * sent + 2.0 * received, launches=(2.0, 2.0)
     )
+    if moe.d_latent is not None:
+        yield gemm("moe.latent_out", shape, m=shape.token_sp, n=d_model, k=moe.d_latent)
     if moe.shared is not None:
         yield from mlp_steps(moe.shared, d_model, shape, prefix="moe.shared")
         if moe.shared_gate:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from suanchou.model.architecture import MLP, Architecture, Attention, Layer, MoE
+from suanchou.model.architecture import MLP, Architecture, Attention, LatentAttention, Layer, LinearAttention, Mixer, MoE
 from suanchou.model.attention import attention_steps, norm_step
 from suanchou.model.feedforward import mlp_steps, moe_steps
+from suanchou.model.latent_attention import latent_attention_steps
 from suanchou.model.operators import Operator, Shape, Step, gemm, memory
+from suanchou.model.recurrent import linear_attention_steps, state_space_steps
 
 __all__ = [
     "embedding_backward",
@@ -16,6 +18,7 @@ __all__ = [
     "head_forward",
     "layer_backward",
     "layer_forward",
+    "mixer_steps",
 ]
 
 _NORMS = {
@@ -26,9 +29,22 @@ _NORMS = {
 }
 
 
-def _mixer_steps(layer: Layer, d_model: int, shape: Shape) -> Iterator[Step]:
-    if isinstance(layer.mixer, Attention):
-        yield from attention_steps(layer.mixer, d_model, shape)
+def mixer_steps(mixer: Mixer, d_model: int, shape: Shape, *, prefix: str | None = None) -> Iterator[Step]:
+    """One token mixer in order of execution; names begin with ``prefix`` or with what it is."""
+    if isinstance(mixer, Attention):
+        return attention_steps(mixer, d_model, shape, prefix=prefix or "attention")
+    if isinstance(mixer, LatentAttention):
+        return latent_attention_steps(mixer, d_model, shape, prefix=prefix or "attention")
+    if isinstance(mixer, LinearAttention):
+        return linear_attention_steps(mixer, d_model, shape, prefix=prefix or "linear")
+    return state_space_steps(mixer, d_model, shape, prefix=prefix or "ssm")
+
+
+def _mixers_steps(layer: Layer, d_model: int, shape: Shape) -> Iterator[Step]:
+    if layer.mixer is not None:
+        yield from mixer_steps(layer.mixer, d_model, shape)
+    if layer.hybrid is not None:
+        yield from mixer_steps(layer.hybrid, d_model, shape, prefix="hybrid")
     if layer.cross is not None:
         yield from attention_steps(layer.cross, d_model, shape, prefix="cross")
 
@@ -43,7 +59,7 @@ def _layer_steps(layer: Layer, d_model: int, shape: Shape) -> Iterator[Step]:
     half = (len(norms) + 1) // 2
     stream = shape.element_byte * shape.token_sp * d_model
     yield from norms[:half]
-    yield from _mixer_steps(layer, d_model, shape)
+    yield from _mixers_steps(layer, d_model, shape)
     if layer.mixer is not None:
         yield memory("residual.mixer", forward=3.0 * stream, backward=3.0 * stream)
     if layer.cross is not None:
