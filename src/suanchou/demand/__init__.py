@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from suanchou.demand.answer import Demand, demand
-from suanchou.demand.fleet import Fleet
+from suanchou.demand.cards import Cards, cards_from
 from suanchou.demand.serving import Load
+from suanchou.demand.workload import Tokens
 
-__all__ = ["Demand", "Fleet", "Load", "demand"]
+__all__ = ["Cards", "Demand", "Load", "Tokens", "cards_from", "demand"]

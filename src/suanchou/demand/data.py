@@ -123,13 +123,19 @@ class WeightFormat:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Purpose:
-    """What is run for each token, as FLOP per active parameter and token."""
+    """What is run for each token, as FLOP per active parameter and token.
+
+    ``tokens`` names the usual token count; ``trained`` models of this size hold training state, and each entry of ``frozen``
+    is one more model held as weights in that format.
+    """
 
     id: str
     terms: Mapping[str, float]
     source: str
     per: str = "token"
     tokens: str | None = None
+    trained: int = 1
+    frozen: tuple[str, ...] = ()
 
     @property
     def per_param(self) -> float:
@@ -234,7 +240,10 @@ def weight_formats() -> Mapping[str, WeightFormat]:
 @cache
 def purposes() -> Mapping[str, Purpose]:
     """Purposes by id."""
-    return {key: Purpose(id=key, **_fields(entry)) for key, entry in _read("demand_defaults.yaml")["purposes"].items()}
+    entries = _read("demand_defaults.yaml")["purposes"]
+    return {
+        key: Purpose(id=key, **{**_fields(entry), "frozen": tuple(entry.get("frozen", ()))}) for key, entry in entries.items()
+    }
 
 
 @cache

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from dataclasses import replace
 
-from suanchou.demand.data import Optimizer, WeightFormat
+from suanchou.demand.data import Optimizer, Purpose, WeightFormat, weight_formats
 from suanchou.demand.flop import short
 from suanchou.errors import SpecError
-from suanchou.estimate import Estimate
+from suanchou.estimate import Estimate, total
 from suanchou.model.architecture import Architecture
 from suanchou.model.parameters import weights
 
 __all__ = [
     "ZERO_STAGES",
     "checkpoint_estimate",
+    "held_estimate",
     "lora_parameter_count",
     "state_byte_per_param",
     "state_estimate",
@@ -89,6 +91,14 @@ def zero_estimate(n_param: float, optimizer: Optimizer, *, zero: int, n_rank: in
         sources=("ZeRO, arXiv 1910.02054, section 5",),
         assumptions=(optimizer.title, "no tensor or pipeline parallelism"),
     )
+
+
+def held_estimate(n_param: float, state: Estimate, purpose: Purpose) -> Estimate:
+    """Everything that stays in memory for a purpose: training state of the trained models, weights of the frozen ones."""
+    parts = [replace(state, name=f"trained{i + 1}") for i in range(purpose.trained)]
+    for i, name in enumerate(purpose.frozen):
+        parts.append(replace(weight_estimate(n_param, weight_formats()[name]), name=f"frozen{i + 1}"))
+    return total("held", "byte", tuple(parts), assumptions=("activations, buffers and KV caches come on top",))
 
 
 def checkpoint_estimate(n_param: float, optimizer: Optimizer) -> Estimate:

@@ -8,8 +8,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from suanchou.demand.cards import Cards, choose_dtype
 from suanchou.demand.data import Constant, constant
-from suanchou.demand.fleet import Fleet, choose_dtype
 from suanchou.demand.flop import short
 from suanchou.errors import Infeasible, MissingData, SpecError
 from suanchou.estimate import Estimate
@@ -164,7 +164,7 @@ def _best(model: Served, load: Load, a: Accelerator, dtype: str, side: int, rate
     return min(found, key=lambda pair: pair[0])
 
 
-def serving(model: Served, load: Load, fleet: Fleet, *, site: Site, dtype: str | None = None) -> Estimate:
+def serving(model: Served, load: Load, cards: Cards, *, site: Site, dtype: str | None = None) -> Estimate:
     """Cards that serve the busiest hour, with the replica, its batch, and the cost per million output tokens below.
 
     Raises
@@ -172,10 +172,10 @@ def serving(model: Served, load: Load, fleet: Fleet, *, site: Site, dtype: str |
     Infeasible : the weights do not fit, or no batch meets the TPOT.
     MissingData : peak, memory size or bandwidth is not published.
     """
-    a = fleet.accelerator
+    a = cards.accelerator
     dtype = choose_dtype(a, dtype)
     peak = load.request_per_s * load.peak_factor.value
-    cards, one = _best(model, load, a, dtype, 0, peak)
+    n_card, one = _best(model, load, a, dtype, 0, peak)
     quiet, busy = load.requests_per_user_day.band, load.peak_factor.band
     fewest, _ = _best(model, load, a, dtype, 1, load.users * quiet[0] / 86_400.0 * busy[0])
     most, _ = _best(model, load, a, dtype, -1, load.users * quiet[1] / 86_400.0 * busy[1])
@@ -212,23 +212,23 @@ def serving(model: Served, load: Load, fleet: Fleet, *, site: Site, dtype: str |
         ),
     ]
     if a.rent_usd_per_h is not None:
-        text = f"{cards} * 24 h * {a.rent_usd_per_h} USD / {short(per_day)} million tokens"
-        value = cards * 24 * a.rent_usd_per_h / per_day
+        text = f"{n_card} * 24 h * {a.rent_usd_per_h} USD / {short(per_day)} million tokens"
+        value = n_card * 24 * a.rent_usd_per_h / per_day
         children.append(Estimate(name="usd_per_million", value=value, unit="usd", formula=text, grade="assumed"))
-    power = fleet.power_w if fleet.power_w is not None else a.tdp_w
+    power = cards.power_w if cards.power_w is not None else a.tdp_w
     if power is not None:
-        text = f"{cards} * 86400 s * {short(power)} W * PUE {site.pue} / {short(per_day)} million tokens"
-        value = cards * 86_400.0 * power * site.pue / per_day
+        text = f"{n_card} * 86400 s * {short(power)} W * PUE {site.pue} / {short(per_day)} million tokens"
+        value = n_card * 86_400.0 * power * site.pue / per_day
         children.append(Estimate(name="energy_per_million", value=value, unit="j", formula=text, grade="assumed"))
     return Estimate(
         name=a.id,
-        value=float(cards),
+        value=float(n_card),
         unit="card",
         formula=f"{one.n_card} * ceil({short(peak)}/s * {short(one.request_s)} s a request)",
         sources=(constant("serving.bandwidth").source, constant("serving.prefill").source),
         assumptions=(FIRST, f"{dtype} arithmetic"),
         grade="assumed",
-        low=float(min(fewest, cards)),
-        high=float(max(most, cards)),
+        low=float(min(fewest, n_card)),
+        high=float(max(most, n_card)),
         children=tuple(children),
     )

@@ -81,16 +81,19 @@ def _band(node: Estimate, scale: float = 1.0) -> str:
     return f"{_count(node.low * scale)} - {_count(node.high * scale)}"
 
 
+def _flop_cells(flop: float, d: Demand) -> tuple[str, str, str]:
+    return _flop_cell(flop), _count(flop / PFLOPS_DAY), _flop_cell(flop / d.tokens.value)
+
+
 def _flop_table(d: Demand) -> Table:
     titles = {name: item.title for name, item in conventions().items()}
     rows = []
     for node in d.flop.children:
         label = _(_EXACT.get(node.name) or _TERMS.get(node.name) or titles.get(node.name, node.name))
         mark = "* " if node.name == d.convention else ""
-        rows.append((mark + label, _flop_cell(node.value), _count(node.value / PFLOPS_DAY), _flop_cell(node.value / d.tokens.value)))
+        rows.append((mark + label, *_flop_cells(node.value, d)))
     if d.flop.summed:
-        value = d.flop.value
-        rows.append((_("all"), _flop_cell(value), _count(value / PFLOPS_DAY), _flop_cell(value / d.tokens.value)))
+        rows.append((_("all"), *_flop_cells(d.flop.value, d)))
     return Table(
         title=N_("Compute"),
         columns=(
@@ -201,7 +204,7 @@ def _ladder_table(d: Demand) -> Table:
         if time is not None:
             row.append(_count(time.value / 24 * node.value / d.model_flop.value))
         rows.append(tuple(row))
-    note = N_("Token counts: 20 per parameter from scratch, 50 B continued, 100 M for SFT and LoRA; RAG embeds 10 B tokens once.")
+    note = N_("Tokens: 20 per parameter from scratch, 50 B continued, 100 M for SFT and LoRA; RAG embeds 10 B once.")
     return Table(title=N_("Ways to a domain model"), columns=tuple(columns), rows=tuple(rows), note=note)
 
 
@@ -265,7 +268,7 @@ def _loss_line(d: Demand) -> tuple[str, ...]:
     low, high = d.loss.low, d.loss.high
     assert low is not None
     assert high is not None
-    text = _("loss by the Chinchilla law {loss} nats per token ({low} - {high}), trained {factor} times the compute-optimal tokens")
+    text = _("Chinchilla law: loss {loss} nats per token ({low} - {high}), at {factor} times the compute-optimal tokens")
     over = d.loss["over_training"].value
     return (text.format(loss=f"{d.loss.value:.3f}", low=f"{low:.3f}", high=f"{high:.3f}", factor=_count(over)),)
 

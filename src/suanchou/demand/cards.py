@@ -1,26 +1,28 @@
-"""Fleets: cards of one accelerator, and what a piece of work costs on them in card time, days, energy and money."""
+"""Cards of one accelerator, and what a piece of work costs on them in card time, days, energy and money."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 
+from suanchou.catalog import catalogue
 from suanchou.demand.data import Constant, constant
 from suanchou.demand.flop import short
 from suanchou.errors import SpecError
 from suanchou.estimate import Estimate, worst_grade
-from suanchou.machine.accelerator import Accelerator
-from suanchou.machine.cluster import Site
+from suanchou.i18n import _
+from suanchou.machine import Accelerator, Site, accelerator, cluster, training_dtype, usual_node
+from suanchou.units import fmt, parse
 
-__all__ = ["DTYPES", "Fleet", "card_h", "card_time", "choose_dtype"]
+__all__ = ["Cards", "card_h", "card_time", "cards_from", "choose_dtype"]
 
-DTYPES = ("bf16", "fp16")
-"""Training types in the order they are tried where none is asked for."""
+_RATE = re.compile(r"\d[\d,.]*\s*([TPE]|[TPEZ]?FLOPS|[TPEZ]?FLOP/s)", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Fleet:
+class Cards:
     """Cards of one accelerator.
 
     Parameters
@@ -35,19 +37,66 @@ class Fleet:
 
     def __post_init__(self) -> None:
         if self.n_card is not None and self.n_card < 1:
-            raise SpecError("a fleet needs at least one card", where=self.accelerator.id, hint="write for example h100:64")
+            raise SpecError("this needs at least one card", where=self.accelerator.id, hint="write for example h100:64")
 
 
-def choose_dtype(accelerator: Accelerator, dtype: str | None = None) -> str:
-    """The type asked for, else bf16, else fp16.
+def choose_dtype(device: Accelerator, dtype: str | None = None) -> str:
+    """The type asked for, else the 16-bit one training uses.
 
     Raises
     ------
     MissingData : no peak is published for it.
     """
-    wanted = dtype or next((d for d in DTYPES if d in accelerator.peak_flop_per_s), DTYPES[0])
-    accelerator.peak(wanted)
-    return wanted
+    if dtype is None:
+        return training_dtype(device)
+    device.peak(dtype)
+    return dtype
+
+
+def cards_from(text: str, *, where: str = "--on") -> tuple[Cards, ...]:
+    """The cards an argument names.
+
+    ``h100-sxm5-80gb`` (card time only), ``h100-sxm5-80gb:64``, ``dgx-h100:8`` or a cluster's name (also the time they take
+    together), or a bare rate as Chinese centres state theirs: ``500P``.
+
+    Raises
+    ------
+    SpecError : no such machine.
+    """
+    if _RATE.fullmatch(text.strip()):
+        return (Cards(accelerator=_centre(text.strip(), where), n_card=1),)
+    source = catalogue()
+    if source.resolve("accelerators", text) and not source.resolve("clusters", text):
+        device = accelerator(text)
+        node = usual_node(text)
+        known = node.power_w is not None and node.accelerator.id == device.id
+        return (Cards(accelerator=device, power_w=node.power_w / node.n_accelerator if known and node.power_w else None),)
+    groups = cluster([text], where=where).groups
+    return tuple(
+        Cards(
+            accelerator=group.node.accelerator,
+            n_card=group.n_accelerator,
+            power_w=None if group.node.power_w is None else group.node.power_w / group.node.n_accelerator,
+        )
+        for group in groups
+    )
+
+
+def _centre(text: str, where: str) -> Accelerator:
+    """A whole computing centre known only by its 16-bit peak."""
+    rate = parse(text, "flop/s", where=where)
+    return Accelerator(
+        id=text.replace(" ", ""),
+        name=_("a centre of {rate}").format(rate=fmt(rate, "flop/s")),
+        vendor="",
+        country="",
+        kind="gpu",
+        family="",
+        peak_flop_per_s={"bf16": rate, "fp16": rate},
+        memory_byte=None,
+        memory_bandwidth_byte_per_s=None,
+        warnings=(_("a bare rate: its precision is taken to be dense 16-bit; card-days are days of the whole centre"),),
+    )
 
 
 def card_h(flop: float, peak_flop_per_s: float, mfu: float, goodput: float = 1.0) -> float:
@@ -55,13 +104,20 @@ def card_h(flop: float, peak_flop_per_s: float, mfu: float, goodput: float = 1.0
     return flop / (peak_flop_per_s * mfu * goodput) / 3600.0
 
 
-def _power(fleet: Fleet) -> Estimate | None:
-    a = fleet.accelerator
-    if fleet.power_w is not None:
-        return Estimate(name="power", value=fleet.power_w, unit="w", sources=a.sources, assumptions=("with the server",))
+def _power(cards: Cards) -> Estimate | None:
+    a = cards.accelerator
+    if cards.power_w is not None:
+        return Estimate(
+            name="power",
+            value=cards.power_w,
+            unit="w",
+            sources=a.sources,
+            assumptions=("design power of the server over its cards",),
+            grade="datasheet",
+        )
     if a.tdp_w is None:
         return None
-    note = "design power of the card alone: the server's share is not published"
+    note = "design power of the card alone: that of its server is not known"
     return Estimate(name="power", value=a.tdp_w, unit="w", sources=a.sources, assumptions=(note,), grade="datasheet")
 
 
@@ -89,8 +145,8 @@ def _powered(time: Estimate, power: Estimate, site: Site) -> Iterator[Estimate]:
     yield _scaled(time, kw * site.usd_per_kwh, new(name="electricity", unit="usd", formula=f"{kwh} * {site.usd_per_kwh} USD"))
 
 
-def _costs(time: Estimate, fleet: Fleet, site: Site) -> Iterator[Estimate]:
-    a, power = fleet.accelerator, _power(fleet)
+def _costs(time: Estimate, cards: Cards, site: Site) -> Iterator[Estimate]:
+    a, power = cards.accelerator, _power(cards)
     hours = f"{short(time.value)} h"
     new = partial(Estimate, value=0.0, unit="usd", sources=a.sources, grade="assumed")
     if power is not None:
@@ -110,9 +166,9 @@ def _costs(time: Estimate, fleet: Fleet, site: Site) -> Iterator[Estimate]:
 
 
 def card_time(
-    flop: Estimate, fleet: Fleet, *, site: Site, mfu: Constant, goodput: Constant, dtype: str | None = None
+    flop: Estimate, cards: Cards, *, site: Site, mfu: Constant, goodput: Constant, dtype: str | None = None
 ) -> Estimate:
-    """Card-hours of ``flop`` on a fleet, with days, energy, carbon and money below it.
+    """Card-hours of ``flop`` on a cards, with days, energy, carbon and money below it.
 
     Parameters
     ----------
@@ -123,7 +179,7 @@ def card_time(
     ------
     MissingData : the accelerator has no published peak for the type.
     """
-    a = fleet.accelerator
+    a = cards.accelerator
     dtype = choose_dtype(a, dtype)
     peak = Estimate(name="peak", value=a.peak(dtype), unit="flop/s", assumptions=(dtype,), sources=a.sources, grade="datasheet")
     (slow_mfu, fast_mfu), (slow, fast) = mfu.band, goodput.band
@@ -138,8 +194,8 @@ def card_time(
         high=card_h(flop.value, peak.value, slow_mfu, slow),
     )
     below = [peak, mfu.estimate("mfu"), goodput.estimate("goodput")]
-    if fleet.n_card is not None:
-        text = f"{short(time.value)} h * 3600 s/h / {fleet.n_card} cards"
-        below.append(_scaled(time, 3600.0 / fleet.n_card, Estimate(name="duration", value=0.0, unit="s", formula=text)))
-    below += _costs(time, fleet, site)
+    if cards.n_card is not None:
+        text = f"{short(time.value)} h * 3600 s/h / {cards.n_card} cards"
+        below.append(_scaled(time, 3600.0 / cards.n_card, Estimate(name="duration", value=0.0, unit="s", formula=text)))
+    below += _costs(time, cards, site)
     return replace(time, children=tuple(below))
