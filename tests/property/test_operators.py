@@ -76,6 +76,19 @@ LAYERS = {
         ffn=None,
         norms=(Norm(),),
     ),
+    "kda": Layer(
+        mixer=LinearAttention(
+            kind="gated-delta", n_key_head=16, n_value_head=16, d_key=64, d_value=32, channel_decay=True, gate_rank=48
+        ),
+        ffn=MoE(n_expert=32, top_k=4, expert=MLP(d_ff=512), n_zero_expert=32),
+        norms=(Norm(),),
+    ),
+    "griffin": Layer(
+        mixer=StateSpace(kind="rg-lru", d_inner=2048, d_state=1, conv_kernel=4, n_head=16),
+        hybrid=StateSpace(kind="short-conv", d_inner=1024, d_state=0, conv_kernel=4),
+        ffn=None,
+        norms=(Norm(),),
+    ),
     "cross": Layer(
         mixer=GQA, cross=replace(GQA, cross=True, causal=False, window=None), ffn=MLP(d_ff=2816), norms=(Norm(),) * 3
     ),
@@ -147,7 +160,7 @@ def test_ranks_share_the_flop(layer: Layer, one: dict[str, float], kind: dict[st
 def test_every_matrix_is_multiplied_once(layer: Layer) -> None:
     """GEMM FLOP forward is 2 per token and weight of every matrix (of experts: those a token visits); backward twice."""
     shape = Shape(batch=3.0, seq=128.0)
-    visited = layer.ffn.top_k / layer.ffn.n_expert if isinstance(layer.ffn, MoE) else 0.0
+    visited = layer.ffn.top_k / (layer.ffn.n_expert + layer.ffn.n_zero_expert) if isinstance(layer.ffn, MoE) else 0.0
     weight = sum(
         w.size * (visited if w.role == "expert" else 1.0)
         for w in layer_weights(layer, D)

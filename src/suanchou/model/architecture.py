@@ -130,11 +130,15 @@ class Attention:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SparseIndexer:
-    """The lightning indexer of DeepSeek sparse attention: scores all positions, keeps ``top_k``."""
+    """The lightning indexer of DeepSeek sparse attention: scores all positions, keeps ``top_k``.
+
+    ``reuses``: the layer takes over the positions that an earlier layer chose; it holds no indexer and scores nothing.
+    """
 
     n_head: int
     d_head: int
     top_k: int
+    reuses: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -158,8 +162,10 @@ class LatentAttention:
 class LinearAttention:
     """Attention without softmax: a matrix-valued state of ``n_value_head x d_key x d_value`` per sequence.
 
-    ``gated-delta`` (Qwen3-Next, with a short convolution over q, k and v) or ``lightning`` (MiniMax-01, M1). ``chunk``:
-    tokens that kernels treat at once (``None``: what the usual kernels of this kind do).
+    ``gated-delta`` (Qwen3-Next, with a short convolution over q, k and v) or ``lightning`` (MiniMax-01, M1).
+    ``channel_decay``: a gated delta whose decay is one per key channel, not one per head (Kimi Delta Attention);
+    ``gate_rank``: its decay and output gates are projected through this width (``None``: directly). ``chunk``: tokens
+    that kernels treat at once (``None``: what the usual kernels of this kind do).
     """
 
     kind: Literal["gated-delta", "lightning"]
@@ -169,17 +175,21 @@ class LinearAttention:
     d_value: int
     conv_kernel: int = 0
     chunk: int | None = None
+    channel_decay: bool = False
+    gate_rank: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StateSpace:
     """A selective state-space mixer; the state is ``d_inner x d_state`` plus the convolution's last inputs.
 
-    ``norm``: Mamba-2's gated norm over ``d_inner``; in a Mamba-1 mixer, Jamba's norms of dt, B and C. ``chunk``:
+    ``norm``: Mamba-2's gated norm over ``d_inner``; in a Mamba-1 mixer, Jamba's norms of dt, B and C.
+    ``rg-lru``: RecurrentGemma's gated linear recurrence (``d_state`` 1), its gates in ``n_head`` diagonal blocks.
+    ``short-conv``: LFM2's gated short convolution, whose only state (``d_state`` 0) is the convolution's. ``chunk``:
     tokens that the Mamba-2 kernels treat at once.
     """
 
-    kind: Literal["mamba1", "mamba2"]
+    kind: Literal["mamba1", "mamba2", "rg-lru", "short-conv"]
     d_inner: int
     d_state: int
     conv_kernel: int
@@ -217,7 +227,8 @@ class MoE:
     ``shared`` is the shared experts' MLP (all of them as one MLP of their summed width). ``score_bias``: the router keeps a
     correction per expert (DeepSeek-V3) that no gradient reaches; ``score_bias_trained``: it is an ordinary parameter, and
     counts as one. ``n_group`` and ``top_group`` limit routing to some groups of experts. ``d_latent``: tokens are projected
-    to this width before the experts and back after them (``latent_bias``: with biases).
+    to this width before the experts and back after them (``latent_bias``: with biases). ``n_zero_expert``: the router also
+    chooses among this many experts that return their input and cost nothing (LongCat-Flash).
     """
 
     n_expert: int
@@ -232,6 +243,7 @@ class MoE:
     top_group: int = 1
     d_latent: int | None = None
     latent_bias: bool = False
+    n_zero_expert: int = 0
 
     def __post_init__(self) -> None:
         if not 1 <= self.top_k <= self.n_expert:

@@ -37,7 +37,7 @@ DTYPES = {
     "auto": "bf16",
 }
 
-_FAMILY_MODULES = ("dense", "moe", "hybrid", "seq2seq")
+_FAMILY_MODULES = ("dense", "moe", "moe_windowed", "latent", "hybrid", "state_space", "seq2seq")
 _BUILDERS: dict[str, Callable[[Config], Architecture]] = {}
 
 

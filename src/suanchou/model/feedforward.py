@@ -42,15 +42,18 @@ def moe_steps(moe: MoE, d_model: int, shape: Shape) -> Iterator[Step]:
     expert_tp = shape.tp if shape.expert_tp is None else shape.expert_tp
     own = shape.token / shape.tp
     count = moe.n_expert / shape.ep
-    rows = own * expert_tp * moe.top_k * shape.imbalance
+    routed = float(moe.n_expert + moe.n_zero_expert)
+    # of evenly spread choices, those that fall on a zero expert cost nothing
+    visits = moe.top_k * moe.n_expert / (moe.n_expert + moe.n_zero_expert)
+    rows = own * expert_tp * visits * shape.imbalance
     width = moe.expert.d_ff / expert_tp
-    yield gemm("moe.router", shape, m=shape.token_sp, n=float(moe.n_expert), k=d_model)
-    logits = 4.0 * shape.token_sp * moe.n_expert
+    yield gemm("moe.router", shape, m=shape.token_sp, n=routed, k=d_model)
+    logits = 4.0 * shape.token_sp * routed
     yield memory("moe.top_k", forward=3.0 * logits, backward=2.0 * logits)
     d_expert = moe.d_latent or d_model
     if moe.d_latent is not None:
         yield gemm("moe.latent_in", shape, m=shape.token_sp, n=float(moe.d_latent), k=d_model)
-    sent = e * own * moe.top_k * d_expert
+    sent = e * own * visits * d_expert
     received = e * rows * d_expert
     # one pass sorts a rank's own tokens by destination, a second one what it received by expert
     yield memory("moe.permute", forward=2.0 * sent + 2.0 * received, backward=2.0 * sent + 2.0 * received, launches=(2.0, 2.0))

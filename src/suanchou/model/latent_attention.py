@@ -66,7 +66,8 @@ def latent_attention_steps(a: LatentAttention, d_model: int, shape: Shape, *, pr
     yield memory(f"{prefix}.rotary", forward=rotated, backward=rotated, launches=(2.0, 2.0))
     window = None
     if a.indexer is not None:
-        yield from _indexer_steps(a.indexer, d_model, a.q_rank or d_model, shape, f"{prefix}.indexer")
+        if not a.indexer.reuses:
+            yield from _indexer_steps(a.indexer, d_model, a.q_rank or d_model, shape, f"{prefix}.indexer")
         window = a.indexer.top_k
     yield core_step(
         f"{prefix}.core",

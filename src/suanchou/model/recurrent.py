@@ -8,7 +8,7 @@ import numpy as np
 
 from suanchou.model.architecture import LinearAttention, StateSpace
 from suanchou.model.attention import kv_head_per_rank, norm_step
-from suanchou.model.operators import Num, Operator, Shape, Step, gemm, memory
+from suanchou.model.operators import Num, Operator, Shape, Step, gemm, grouped_gemm, memory
 
 __all__ = ["linear_attention_steps", "state_space_steps"]
 
@@ -47,7 +47,15 @@ def linear_attention_steps(a: LinearAttention, d_model: int, shape: Shape, *, pr
     key, value = a.n_key_head * a.d_key / shape.tp, a.n_value_head * a.d_value / shape.tp
     heads = a.n_value_head / shape.tp
     delta = a.kind == "gated-delta"
-    yield gemm(f"{prefix}.in", shape, m=token, n=2.0 * key + 2.0 * value + (2.0 * heads if delta else 0.0), k=d_model)
+    gates = value + (key if a.channel_decay else 0.0)
+    narrow = (0.0 if not delta else 1.0 if a.channel_decay else 2.0) * heads
+    yield gemm(
+        f"{prefix}.in", shape, m=token, n=2.0 * key + value + narrow + (gates if a.gate_rank is None else 0.0), k=d_model
+    )
+    if a.gate_rank is not None:
+        low = a.gate_rank * (2.0 if a.channel_decay else 1.0)
+        yield gemm(f"{prefix}.gate_down", shape, m=shape.token_sp, n=low, k=d_model)
+        yield gemm(f"{prefix}.gate_up", shape, m=token, n=gates, k=a.gate_rank)
     if a.conv_kernel:
         yield _convolution(f"{prefix}.conv", shape, 2.0 * key + value, a.conv_kernel)
     if delta:
@@ -68,6 +76,27 @@ def linear_attention_steps(a: LinearAttention, d_model: int, shape: Shape, *, pr
     yield gemm(f"{prefix}.out", shape, m=token, n=d_model, k=value)
 
 
+def _gated_recurrence_steps(s: StateSpace, d_model: int, shape: Shape, prefix: str) -> Iterator[Step]:
+    """RecurrentGemma's RG-LRU and LFM2's short convolution.
+
+    The recurrence is element-wise, 8 per token and channel: two to scale the decay and exponentiate it, two for the input's
+    normaliser, two to gate the input, two to step. Its two gates are block-diagonal products, a block per head.
+    """
+    token, inner = shape.token, s.d_inner / shape.tp
+    element = shape.element_byte * token * inner
+    lru = s.kind == "rg-lru"
+    yield gemm(f"{prefix}.in", shape, m=token, n=(2.0 if lru else 3.0) * inner, k=d_model)
+    if not lru:
+        yield memory(f"{prefix}.input_gate", forward=3.0 * element, backward=5.0 * element)
+    yield _convolution(f"{prefix}.conv", shape, inner, s.conv_kernel)
+    if lru:
+        width = float(s.d_inner // s.n_head)
+        yield grouped_gemm(f"{prefix}.gates", shape, count=2.0 * s.n_head / shape.tp, m=token, n=width, k=width)
+        yield _scan(f"{prefix}.core", shape, flop=8.0 * token * inner, moved=4.0 * token * inner, state=0.0, backward=3.0)
+    yield memory(f"{prefix}.gate", forward=3.0 * element, backward=5.0 * element)
+    yield gemm(f"{prefix}.out", shape, m=token, n=d_model, k=inner)
+
+
 def state_space_steps(s: StateSpace, d_model: int, shape: Shape, *, prefix: str = "ssm") -> Iterator[Step]:
     """A Mamba mixer; the inner width is split over TP, Mamba-2's groups until TP exceeds their number.
 
@@ -75,6 +104,9 @@ def state_space_steps(s: StateSpace, d_model: int, shape: Shape, *, prefix: str 
     to read out. Mamba-2 works in chunks of C: 2C d_state per group for the scores, 2C per channel to apply them, 4 d_state per
     channel to write and read the state. Backward computes the states again.
     """
+    if s.kind in ("rg-lru", "short-conv"):
+        yield from _gated_recurrence_steps(s, d_model, shape, prefix)
+        return
     token, inner = shape.token, s.d_inner / shape.tp
     if s.kind == "mamba1":
         yield gemm(f"{prefix}.in", shape, m=token, n=2.0 * inner, k=d_model)

@@ -12,9 +12,9 @@ from suanchou.cost.efficiency import Efficiency, efficiency
 from suanchou.errors import Infeasible, MissingData
 from suanchou.machine.accelerator import Accelerator
 from suanchou.machine.cluster import Cluster, Node
-from suanchou.model.architecture import Attention, Layer, Weight
+from suanchou.model.architecture import Layer, Weight
 from suanchou.model.operators import Num, Shape
-from suanchou.model.parameters import distinct_layers, layer_weights, mtp_weights, outer_weights
+from suanchou.model.parameters import distinct_layers, kv_ways, layer_weights, mtp_weights, outer_weights
 from suanchou.training.stack import Stack
 from suanchou.training.strategy import Strategy
 from suanchou.training.workload import Workload
@@ -102,6 +102,11 @@ class Problem:
             )
         return self.accelerator.memory_byte
 
+    @property
+    def host_link_byte_per_s(self) -> float:
+        """Host link of one accelerator, one way."""
+        return self.node.host_link_byte_per_s or self.eff.host_link_byte_per_s
+
     @cached_property
     def kinds(self) -> tuple[LayerKind, ...]:
         """The distinct layers of the decoder (an encoder's count as such, too)."""
@@ -112,7 +117,7 @@ class Problem:
                 layer=layer,
                 share=count / n_layer,
                 parameters=ShardSum.of(list(layer_weights(layer, arch.d_model))),
-                kv_ways=kv_ways(layer),
+                kv_ways=kv_ways(layer.mixer) if layer.mixer is not None else 1,
             )
             for layer, count in distinct_layers((*(arch.encoder.layers if arch.encoder else ()), *arch.layers))
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
@@ -14,7 +15,7 @@ from suanchou.model.architecture import MLP, Architecture, Attention, LatentAtte
 from suanchou.model.operators import Num
 from suanchou.training.workload import Workload
 
-__all__ = ["OPTION_FIELDS", "Options", "Strategy", "divisors", "layouts"]
+__all__ = ["LAYOUT_FIELDS", "OPTION_FIELDS", "Options", "Strategy", "divisors", "layouts"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,12 +30,13 @@ class Strategy:
     virtual : model chunks per pipeline stage (interleaved schedule when above 1).
     micro_batch : sequences of a micro-batch.
     sp : 1 with sequence parallelism (norms and residuals split over TP).
+    ulysses : 1 where CP exchanges heads by all-to-all instead of passing keys and values round a ring.
     fp8 : 1 where linear layers run in fp8.
     zero : 0 to 3; 3 is fully sharded (FSDP).
     shard_domain : 1 where ZeRO shards within a scale-up domain and replicates across (HSDP), else over all of DP x CP.
     selective : 1 where attention cores are recomputed.
     full_frac : share of layers that are recomputed whole.
-    offload_optimizer, offload_activation : 1 where these live in host memory.
+    offload_weight, offload_optimizer, offload_activation : 1 where these live in host memory.
     """
 
     tp: Num = 1
@@ -45,11 +47,13 @@ class Strategy:
     virtual: Num = 1
     micro_batch: Num = 1
     sp: Num = 0
+    ulysses: Num = 0
     fp8: Num = 0
     zero: Num = 0
     shard_domain: Num = 0
     selective: Num = 0
     full_frac: Num = 0.0
+    offload_weight: Num = 0
     offload_optimizer: Num = 0
     offload_activation: Num = 0
 
@@ -86,6 +90,8 @@ class Strategy:
             "zero_within": "domain" if self.shard_domain else "dp",
             "recompute": "full" if self.full_frac else "selective" if self.selective else "none",
             "recompute_frac": self.full_frac,
+            "context_parallel_by": "all-to-all" if self.ulysses else "ring",
+            "offload_weight": bool(self.offload_weight),
             "offload_optimizer": bool(self.offload_optimizer),
             "offload_activation": bool(self.offload_activation),
         }
@@ -96,7 +102,7 @@ class Strategy:
         parts = [f"TP{self.tp}"] + (["SP"] if self.sp else [])
         for name, degree in (("CP", self.cp), ("PP", self.pp), ("DP", self.dp), ("EP", self.ep)):
             if degree > 1 or name == "DP":
-                parts.append(f"{name}{degree}")
+                parts.append(f"{name}{degree}" + ("-ulysses" if name == "CP" and self.ulysses else ""))
         parts += [f"v{self.virtual}"] if self.virtual > 1 else []
         parts.append(f"mb{self.micro_batch}")
         if self.zero:
@@ -107,13 +113,15 @@ class Strategy:
             parts.append("full recompute" if self.full_frac == 1 else f"recompute {self.full_frac:.0%}")
         elif self.selective:
             parts.append("selective recompute")
+        parts += ["weight offload"] if self.offload_weight else []
         parts += ["optimizer offload"] if self.offload_optimizer else []
         parts += ["activation offload"] if self.offload_activation else []
         parts += ["fp8"] if self.fp8 else []
         return " ".join(parts)
 
 
-OPTION_FIELDS = ("zero", "shard_domain", "selective", "full_frac", "offload_optimizer", "offload_activation")
+LAYOUT_FIELDS = ("tp", "cp", "pp", "dp", "ep", "virtual", "micro_batch", "sp", "ulysses", "fp8")
+OPTION_FIELDS = ("zero", "shard_domain", "selective", "full_frac", "offload_weight", "offload_optimizer", "offload_activation")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -124,6 +132,7 @@ class Options:
     shard_domain: NDArray[np.float64]
     selective: NDArray[np.float64]
     full_frac: NDArray[np.float64]
+    offload_weight: NDArray[np.float64]
     offload_optimizer: NDArray[np.float64]
     offload_activation: NDArray[np.float64]
 
@@ -132,7 +141,7 @@ class Options:
         """All options a stack knows; full recomputation covers ``1 .. recompute_step`` eighths of the layers."""
         state = [(zero, domain) for zero in zero_stages for domain in ((0, 1) if zero else (0,))]
         recompute = [(0, 0.0), (1, 0.0)] + [(0, i / recompute_step) for i in range(1, recompute_step + 1)]
-        where = [(0, 0), (0, 1), (1, 0), (1, 1)] if offload else [(0, 0)]
+        where = list(itertools.product((0, 1), repeat=3)) if offload else [(0, 0, 0)]
 
         def axis(rows: list[Any], column: int, position: int) -> NDArray[np.float64]:
             shape = [1, 1, 1, 1]
@@ -144,8 +153,9 @@ class Options:
             shard_domain=axis(state, 1, 1),
             selective=axis(recompute, 0, 2),
             full_frac=axis(recompute, 1, 2),
-            offload_optimizer=axis(where, 0, 3),
-            offload_activation=axis(where, 1, 3),
+            offload_weight=axis(where, 0, 3),
+            offload_optimizer=axis(where, 1, 3),
+            offload_activation=axis(where, 2, 3),
         )
 
     @property
@@ -158,10 +168,16 @@ class Options:
         """Options per layout."""
         return int(np.prod(self.shape))
 
+    @property
+    def burden(self) -> NDArray[np.float64]:
+        """How much each option asks of the user's set-up, for choosing among equals; shaped like the axes, flattened."""
+        host = 2.0 * self.offload_weight + 2.0 * self.offload_optimizer + 2.0 * self.offload_activation
+        recompute = self.full_frac + 0.5 * self.selective
+        return np.broadcast_to(host + recompute + 0.3 * self.zero + 0.1 * self.shard_domain, (1, *self.shape)).ravel()
+
     def cross(self, layout: Strategy) -> Strategy:
         """Layouts (1-D arrays) crossed with all options; fields broadcast to ``(layouts, state, recompute, offload)``."""
-        values = {item.name: getattr(layout, item.name) for item in fields(Strategy) if item.name not in OPTION_FIELDS}
-        columns = {name: np.asarray(value, dtype=float).reshape(-1, 1, 1, 1) for name, value in values.items()}
+        columns = {name: np.asarray(getattr(layout, name), dtype=float).reshape(-1, 1, 1, 1) for name in LAYOUT_FIELDS}
         return Strategy(**columns, **{name: getattr(self, name) for name in OPTION_FIELDS})
 
 
@@ -184,6 +200,12 @@ def _shardable(arch: Architecture, tp: int) -> str:
         if width % tp:
             return "TP does not divide the MLP width"
     return ""
+
+
+def _heads_divide(arch: Architecture, ways: int) -> bool:
+    """Whether every attention's heads, queries and keys alike, can be dealt out ``ways`` ways."""
+    mixers = [layer.mixer for layer in dict.fromkeys(arch.layers)]
+    return all(isinstance(mixer, Attention) and mixer.n_kv_head % ways == 0 for mixer in mixers)
 
 
 def _virtual_stages(n_layer: int, pp: int) -> list[int]:
@@ -212,7 +234,7 @@ def layouts(
 ) -> tuple[Strategy, Counter[str]]:
     """Every layout of ``n_rank`` ranks whose degrees divide what they must, and the count of refused ones by reason.
 
-    The layout fields are ``tp cp pp dp ep virtual micro_batch sp fp8``; ``fixed`` pins some of them.
+    The layout fields are those of ``LAYOUT_FIELDS``; ``fixed`` pins some of them.
 
     Returns
     -------
@@ -235,9 +257,8 @@ def layouts(
             out.refused["twice CP does not divide the sequence"] += 1
         else:
             _add(out, work, (tp, cp, pp, dp), experts, fp8, most_micro_batch, fixed)
-    table = np.concatenate(out.rows, axis=1) if out.rows else np.zeros((9, 0), dtype=np.int64)
-    names = ("tp", "cp", "pp", "dp", "ep", "virtual", "micro_batch", "sp", "fp8")
-    return Strategy(**dict(zip(names, table.astype(float), strict=True))), out.refused
+    table = np.concatenate(out.rows, axis=1) if out.rows else np.zeros((len(LAYOUT_FIELDS), 0), dtype=np.int64)
+    return Strategy(**dict(zip(LAYOUT_FIELDS, table.astype(float), strict=True))), out.refused
 
 
 def _add(
@@ -256,6 +277,7 @@ def _add(
         "virtual": _virtual_stages(work.arch.n_layer, pp),
         "micro_batch": [b for b in divisors(per_replica) if b <= most],
         "sp": [0, 1] if tp > 1 else [0],
+        "ulysses": [0, 1] if cp > 1 and _heads_divide(work.arch, tp * cp) else [0],
         "fp8": [0, 1] if fp8 else [0],
     }
     for name, values in axes.items():
