@@ -269,7 +269,7 @@ def decode_mixer_flop(mixer: Mixer, context: Num) -> Num:
         latent = 2.0 * mixer.n_head * (2 * mixer.kv_rank + mixer.d_rope)
         if mixer.indexer is None:
             return latent * context
-        scored = 0.0 if mixer.indexer.reuses else 2.0 * mixer.indexer.n_head * mixer.indexer.d_head * context
+        scored = 0.0 if mixer.indexer.reuses else 2.0 * mixer.indexer.n_head * (mixer.indexer.d_head + 1) * context
         return latent * visible_keys(context, mixer.indexer.top_k) + scored
     if isinstance(mixer, LinearAttention):
         conv = 2.0 * mixer.conv_kernel * (2 * mixer.n_key_head * mixer.d_key + mixer.n_value_head * mixer.d_value)
