@@ -18,8 +18,8 @@ DATA_DIR = Path(__file__).with_name("data")
 class ColumnSpec:
     """One column of a kind.
 
-    ``type`` is ``id``, ``text``, ``number``, ``integer``, ``flag``, ``pcie``, ``source``, ``notes``, ``choice:a|b`` or
-    ``ref:KIND``; ``grade`` is ``row`` (that of the row) or a fixed evidence grade.
+    ``type`` is ``id``, ``text``, ``number``, ``integer``, ``flag``, ``pcie``, ``source``, ``notes``, ``grade``,
+    ``choice:a|b`` or ``ref:KIND``; ``grade`` is ``row`` (that of the row) or a fixed evidence grade.
     """
 
     name: str

@@ -9,10 +9,12 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import get_args
 
 from suanchou.catalog.naming import did_you_mean, fold
 from suanchou.catalog.schema import ColumnSpec, columns
 from suanchou.errors import SpecError
+from suanchou.estimate import Grade
 
 __all__ = ["MAX_FILE_BYTE", "Row", "entry_id", "parse_value", "read_models", "read_rows", "read_table", "read_text"]
 
@@ -94,8 +96,8 @@ def parse_value(text: str, column: ColumnSpec, *, where: str) -> float | int | s
         return _parse_number(text, column, where=where)
     if column.type == "pcie" and not _PCIE.fullmatch(text):
         raise SpecError(f"{text!r} is not a PCIe width", where=where, hint="write generation and lanes, for example 5.0x16")
-    if column.type.startswith("choice:"):
-        choices = column.type.removeprefix("choice:").split("|")
+    if column.type == "grade" or column.type.startswith("choice:"):
+        choices = get_args(Grade)[1:] if column.type == "grade" else column.type.removeprefix("choice:").split("|")
         if text not in choices:
             raise SpecError(f"{text!r} is not allowed here", where=where, hint=f"choose one of: {', '.join(choices)}")
     return text
