@@ -25,7 +25,7 @@ def _cell_grades() -> dict[tuple[str, str, str], tuple[Grade, str]]:
 
 def _source_of(kind: str, row: Row) -> str:
     column = next((spec.name for spec in columns(kind).values() if spec.type == "source"), "source")
-    return row.cells.get(column, "")
+    return row.cells.get(column, "") or ("" if row.path.is_relative_to(DATA_DIR) else str(row.path))
 
 
 def _cells_of(kind: str, name: str, row: Row, *, built_in: bool) -> dict[str, Cell]:

@@ -44,7 +44,7 @@ KINDS: dict[str, KindSpec] = {
         KindSpec(name="accelerators", file="accelerators.csv", title="accelerator"),
         KindSpec(name="nodes", file="nodes.csv", title="node"),
         KindSpec(name="clusters", file="clusters.csv", title="cluster"),
-        KindSpec(name="models", file="models/models.csv", title="model"),
+        KindSpec(name="models", file="models.csv", title="model"),
         KindSpec(name="stacks", file="stacks.yaml", title="software stack"),
         KindSpec(name="regions", file="electricity_and_cost.csv", title="region"),
         KindSpec(name="notable", file="notable_models.csv", title="notable model"),

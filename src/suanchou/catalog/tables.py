@@ -166,23 +166,23 @@ def read_table(kind: str, path: Path, *, check: bool) -> dict[str, Row]:
     return found
 
 
-def read_models(path: Path, *, check: bool) -> dict[str, Row]:
-    """Models by name: every ``*.json`` beside the table, with the table's row where it has one.
+def read_models(folder: Path, *, check: bool) -> dict[str, Row]:
+    """Models by name: every ``models/*.json`` of a folder, with its row of ``models.csv`` where it has one.
 
     Raises
     ------
     SpecError : the table is malformed, or names a model without a file.
     """
+    path = folder / "models.csv"
     listed = read_table("models", path, check=check) if path.exists() else {}
-    files = {file.stem: file for file in sorted(path.parent.glob("*.json"))} if path.parent.is_dir() else {}
+    files = {file.stem: file for file in sorted((folder / "models").glob("*.json"))}
     for name, row in listed.items():
         if name not in files:
-            raise SpecError(
-                f"model {name!r} has no file {name}.json", where=f"{path}:{row.line}", hint="add it beside the table"
-            )
+            where = f"{path}:{row.line}, column name"
+            raise SpecError(f"model {name!r} has no file models/{name}.json", where=where, hint="add its config.json there")
     found: dict[str, Row] = {}
     for name, file in files.items():
         known = listed.get(name)
-        cells = dict(known.cells) if known is not None else {"id": name}
+        cells = dict(known.cells) if known is not None else {"name": name}
         found[name] = Row(id=name, cells=cells, path=file, line=known.line if known is not None else 0)
     return found

@@ -133,6 +133,8 @@ def _build(source: Catalogue, record: Record) -> Accelerator:
     support = dtype_support(source, path)
     peaks, notes = _peaks(source, record, support)
     warnings = [*record.warnings, *notes]
+    if len(path) == 1:
+        warnings.append(f"{record.id}: belongs to no family (families.csv); figures of any {kind} are used for its efficiency")
     if dies > 1:
         warnings.append(f"{record.id}: {dies} devices per package; a rank is one of them")
     return Accelerator(

@@ -14,7 +14,7 @@ from suanchou.errors import SpecError
 from suanchou.model.architecture import Architecture
 from suanchou.model.parameters import parameter_count
 
-__all__ = ["Config", "architecture_from_config", "family", "load_config", "supported_model_types"]
+__all__ = ["Config", "architecture_from_config", "family", "load_config", "section_architecture", "supported_model_types"]
 
 MAX_CONFIG_BYTE = 4_000_000
 """No published configuration comes near this; a larger file is not one."""
@@ -37,7 +37,19 @@ DTYPES = {
     "auto": "bf16",
 }
 
-_FAMILY_MODULES = ("dense", "moe", "moe_windowed", "latent", "hybrid", "state_space", "seq2seq")
+_FAMILY_MODULES = (
+    "dense",
+    "dense_early",
+    "dense_recent",
+    "dense_remote",
+    "moe",
+    "moe_windowed",
+    "latent",
+    "hybrid",
+    "state_space",
+    "seq2seq",
+    "vision",
+)
 _BUILDERS: dict[str, Callable[[Config], Architecture]] = {}
 
 
@@ -78,15 +90,29 @@ def short(value: object) -> str:
 class Config:
     """A mapping read with checks: every refusal names the file and the key."""
 
-    def __init__(self, data: Mapping[str, Any], where: str) -> None:
+    def __init__(self, data: Mapping[str, Any], where: str, given: Mapping[str, str] | None = None) -> None:
         self.data = data
         self.where = where
+        self._given = given or {}
+
+    def with_defaults(self, defaults: Mapping[str, Any], aliases: Mapping[str, str] | None = None) -> Config:
+        """The same keys under one set of names, with a family's defaults where the file leaves a key out.
+
+        ``aliases`` leads from the names that the family uses to the names read here; refusals name what the file says. A
+        ``null`` in the file stands: it says "none", not "the default".
+        """
+        data, given = dict(defaults), dict(self._given)
+        for key, value in self.data.items():
+            name = (aliases or {}).get(key, key) if isinstance(key, str) else key
+            data[name] = value
+            given[name] = key
+        return Config(data, self.where, given)
 
     def __contains__(self, key: str) -> bool:
         return self.data.get(key) is not None
 
     def _at(self, key: str) -> str:
-        return f"{self.where}: {key}"
+        return f"{self.where}: {self._given.get(key, key)}"
 
     def raw(self, key: str, default: Any = None) -> Any:
         """The value as it stands; ``null`` counts as absent."""
@@ -212,6 +238,19 @@ def architecture_from_config(data: Mapping[str, Any], *, name: str, where: str |
     if total > MAX_PARAMETER:
         raise SpecError(f"{total:.1e} parameters is no model", where=config.where, hint="one of the sizes has too many digits")
     return arch
+
+
+def section_architecture(section: Config) -> Architecture:
+    """The language model that a section of a larger configuration describes, by its ``model_type``.
+
+    Raises
+    ------
+    SpecError : unknown ``model_type``, or a key that is missing or cannot be meant.
+    """
+    model_type, builders = section.text("model_type"), _builders()
+    if model_type not in builders:
+        raise SpecError(f"unknown model_type {short(model_type)}", where=f"{section.where}: model_type")
+    return _built(builders[model_type], section)
 
 
 def _built(builder: Callable[[Config], Architecture], config: Config) -> Architecture:

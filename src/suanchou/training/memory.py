@@ -122,8 +122,8 @@ def stage_parameters(problem: Problem, s: Strategy, stage: str) -> _Parameters:
 def stage_memory(problem: Problem, s: Strategy, acts: ActivationTable, stage: str) -> Memory:
     """Memory of one stage. Fields of ``s`` broadcast; ``acts`` must broadcast with its layout fields.
 
-    Weights, gradients and optimizer states follow ZeRO (Rajbhandari et al. 2020): stage 1 splits the optimizer, 2 the gradients,
-    3 the weights. Activations are those of all micro-batches in flight; full recomputation keeps a layer's input only and needs
+    Weights, gradients and optimizer states follow ZeRO (Rajbhandari et al. 2020): stage 1 splits the optimizer, 2 the
+    gradients, 3 the weights. Activations are those of all micro-batches in flight; full recomputation keeps a layer's input only and needs
     one whole layer while it runs; whatever is offloaded keeps two layers on the device, one in use and one under way.
     """
     stack = problem.stack
@@ -152,7 +152,9 @@ def stage_memory(problem: Problem, s: Strategy, acts: ActivationTable, stage: st
     activation = per_layer * on_device + recompute_work + embedding
     streamed = (z >= 3) | (np.asarray(s.offload_weight) > 0)
     gathered = np.where(streamed, 2.0 * stack.weight_byte * (dense + expert) / np.maximum(n_layer, 1.0), 0.0)
-    groups = 1.0 + sum(np.asarray(degree, dtype=float) > 1 for degree in (s.tp, s.cp, s.pp, s.ep))
+    groups: Num = np.asarray(1.0)
+    for degree in (s.tp, s.cp, s.pp, s.ep):
+        groups = groups + np.where(np.asarray(degree) > 1, 1.0, 0.0)
     communicator = stack.communicator_byte * groups
     used = weight + gradient + optimizer + activation + head + gathered
     return Memory(

@@ -1,7 +1,7 @@
 """Time: seconds of one optimizer step, from operators, collectives and the pipeline schedule.
 
-``step = micro_batches * slowest stage + bubble + sends + exposed gradient reduction + exposed parameter gather + optimizer``. Every
-function takes one strategy or arrays of them.
+``step = micro_batches * slowest stage + bubble + sends + exposed gradient reduction + exposed parameter gather + optimizer``.
+Every function takes one strategy or arrays of them.
 """
 
 from __future__ import annotations
@@ -21,15 +21,13 @@ from suanchou.model.layer_operators import (
     layer_forward,
 )
 from suanchou.model.operators import Num, Operator, Shape
+from suanchou.training.defaults import default
 from suanchou.training.memory import ActivationTable, shard_count, stage_parameters
 from suanchou.training.pipeline import bubble_s, stage_layers
 from suanchou.training.problem import Problem
 from suanchou.training.strategy import Strategy
 
 __all__ = ["LayerTime", "StepTime", "layer_time", "step_time"]
-
-OPTIMIZER_TRAFFIC_BYTE = 30.0
-"""Per parameter: read gradient, master weight and two moments (4 x 4), write the last three and the bf16 weight (3 x 4 + 2)."""
 
 
 class LayerTime(NamedTuple):
@@ -116,8 +114,8 @@ def layer_time(problem: Problem, s: Strategy) -> LayerTime:
     """Price the layouts in ``s`` (1-D arrays): kernels, and the communication inside layers that stays exposed.
 
     TP moves each block's output once forward and once backward, as an all-reduce or, with SP, a reduce-scatter and an
-    all-gather of the same volume. CP passes keys and values round a ring, and their gradients back, behind the attention kernel.
-    EP sends every token to its experts and back, twice per direction.
+    all-gather of the same volume. CP passes keys and values round a ring, and their gradients back, behind the attention
+    kernel. EP sends every token to its experts and back, twice per direction.
     """
     shape, work, stack = problem.shape(s), problem.work, problem.stack
     arch, d = work.arch, float(work.arch.d_model)
@@ -317,8 +315,9 @@ def _optimizer_s(problem: Problem, s: Strategy) -> Num:
     share = dense / np.where(z >= 1, shard_count(problem, s, expert=False), 1.0) + expert / np.where(
         z >= 1, shard_count(problem, s, expert=True), 1.0
     )
-    device = stream_s(OPTIMIZER_TRAFFIC_BYTE * share, problem.accelerator, problem.eff)
+    traffic = default("optimizer_traffic_byte").value * share
+    device = stream_s(traffic, problem.accelerator, problem.eff)
     stack = problem.stack
     link = (stack.gradient_byte + stack.weight_byte) * share / problem.host_link_byte_per_s
-    host = np.maximum(link, OPTIMIZER_TRAFFIC_BYTE * share / problem.eff.host_memory_byte_per_s)
+    host = np.maximum(link, traffic / problem.eff.host_memory_byte_per_s)
     return np.where(np.asarray(s.offload_optimizer) > 0, host, device)

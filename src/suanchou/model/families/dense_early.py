@@ -1,0 +1,5 @@
+"""Dense early."""
+
+from __future__ import annotations
+
+__all__: list[str] = []

@@ -1,0 +1,5 @@
+"""Dense recent."""
+
+from __future__ import annotations
+
+__all__: list[str] = []
