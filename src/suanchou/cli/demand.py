@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 from suanchou.cli._options import OutputOptions, argument, catalog_option, command, option, output_options
 from suanchou.cli._output import emit
 from suanchou.i18n import N_
-
-if TYPE_CHECKING:
-    from suanchou.demand import Load
 
 __all__ = ["demand"]
 
@@ -56,13 +54,17 @@ __all__ = ["demand"]
 @option("--output-tokens", metavar="COUNT", help=N_("Output tokens per request."))
 @option("--peak-factor", metavar="FACTOR", help=N_("Load of the busiest hour over the mean of the day."))
 @option("--tpot", metavar="TIME", help=N_("Longest time per output token: 50 ms."))
-@option("--weights", default="bf16", show_default=True, metavar="FORMAT", help=N_("Weight format served: bf16, fp8, int8, int4 ..."))
+@option(
+    "--weights", default="bf16", show_default=True, metavar="FORMAT", help=N_("Weight format served: bf16, fp8, int8, int4 ...")
+)
 @catalog_option
 @output_options
-def demand(model: str, output: OutputOptions, catalog_dir: Path | None, **asked: str | int | bool | None) -> None:
+def demand(model: str, output: OutputOptions, catalog_dir: Path | None, **asked: Any) -> None:
     """Read the model, work out what it takes, print it."""
     from suanchou.catalog import use_catalog
-    from suanchou.demand.request import Request, answer
+    from suanchou.demand.request import Request, demand_for
+    from suanchou.report.demand import demand_report
 
     with use_catalog(catalog_dir):
-        emit(answer(Request(model=model, **asked)), output)
+        request = Request(model=model, **asked)
+        emit(demand_report(demand_for(request), model=model, inputs=asdict(request)), output)
