@@ -61,6 +61,8 @@ _TEXT: dict[str, tuple[str, Mapping[str, Any]]] = {
 }
 _TIED = {"paligemma", "gemma3", "mistral3", "internvl", "kimi_k25"}
 """Their classes tie the head to the embedding unless the file says otherwise."""
+_TIED_BELOW = {"llava", "llava_onevision", "qwen2_vl", "qwen2_5_vl", "glm4v", "glm4v_moe"}
+"""Their files once said so in the language model's section only."""
 
 
 def _part(config: Config, key: str, table: Mapping[str, tuple[str, Mapping[str, Any]]], suffix: str) -> Config:
@@ -83,18 +85,18 @@ def _language_model(config: Config) -> Architecture:
     return section_architecture(text)
 
 
-def _tied(config: Config) -> bool:
-    """The file's own word, else the language model's section's, else what the class assumes."""
-    text, default = config.section("text_config"), config.text("model_type") in _TIED
-    if "tie_word_embeddings" in config and (default or config.flag("tie_word_embeddings")):
-        return config.flag("tie_word_embeddings")
-    return text.flag("tie_word_embeddings", default)
+def _tied(config: Config, text_tied: bool) -> bool:
+    """Whether the head is the embedding: as the file says, at its top or, in older files, in the language model's section."""
+    model_type = config.text("model_type")
+    if "tie_word_embeddings" not in config and model_type in _TIED:
+        return config.section("text_config").flag("tie_word_embeddings", True)
+    return config.flag("tie_word_embeddings") or (model_type in _TIED_BELOW and text_tied)
 
 
 def _multimodal(config: Config, arch: Architecture, projector: Tensors) -> Architecture:
     model_type = config.text("model_type")
     tower = build_tower(_part(config, "vision_config", _VISION, "_vision"), projector)
-    return replace(arch, name=model_type, family=model_type, vision=tower, tied=_tied(config))
+    return replace(arch, name=model_type, family=model_type, vision=tower, tied=_tied(config, arch.tied))
 
 
 def _vision_width(config: Config, default: int) -> int:
