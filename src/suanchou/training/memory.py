@@ -123,8 +123,8 @@ def stage_memory(problem: Problem, s: Strategy, acts: ActivationTable, stage: st
     """Memory of one stage. Fields of ``s`` broadcast; ``acts`` must broadcast with its layout fields.
 
     Weights, gradients and optimizer states follow ZeRO (Rajbhandari et al. 2020): stage 1 splits the optimizer, 2 the
-    gradients, 3 the weights. Activations are those of all micro-batches in flight; full recomputation keeps a layer's input only and needs
-    one whole layer while it runs; whatever is offloaded keeps two layers on the device, one in use and one under way.
+    gradients, 3 the weights. Activations are those of all micro-batches in flight; full recomputation
+    keeps a layer's input only and needs one whole layer while it runs; whatever is offloaded keeps two layers on the device, one in use and one under way.
     """
     stack = problem.stack
     dense, expert = stage_parameters(problem, s, stage)
