@@ -16,7 +16,18 @@ from suanchou.catalog.stacks import read_stacks
 from suanchou.catalog.tables import Row, read_models, read_rows, read_table
 from suanchou.errors import SpecError
 
-__all__ = ["Catalogue", "catalogue", "find", "get", "model_file", "names", "records", "search", "set_user_catalog", "use_catalog"]
+__all__ = [
+    "Catalogue",
+    "catalogue",
+    "find",
+    "get",
+    "model_file",
+    "names",
+    "records",
+    "search",
+    "set_user_catalog",
+    "use_catalog",
+]
 
 SIDE_TABLES = (
     "aliases",
