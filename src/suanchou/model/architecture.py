@@ -83,7 +83,7 @@ class Norm:
 class Attention:
     """Softmax attention: MHA (``n_kv_head == n_head``), GQA or MQA.
 
-    ``window`` is the number of positions a query sees (sliding window or chunk); ``None`` means all of them.
+    ``window`` is the number of positions a query sees (sliding window, or chunk when ``chunked``); ``None`` means all of them.
     ``qk_norm`` names what the query/key norms normalise: each head with shared weights (``head``) or with weights of its own
     (``per_head``), or the whole projection (``full``); ``qk_norm_weight`` is false where they only normalise.
     ``output_gate``: the query projection also produces a gate as wide as the head outputs.
@@ -97,6 +97,7 @@ class Attention:
     d_head: int
     d_value: int | None = None
     window: int | None = None
+    chunked: bool = False
     causal: bool = True
     cross: bool = False
     q_bias: bool = False
@@ -129,11 +130,15 @@ class Attention:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SparseIndexer:
-    """The lightning indexer of DeepSeek sparse attention: scores all positions, keeps ``top_k``."""
+    """The lightning indexer of DeepSeek sparse attention: scores all positions, keeps ``top_k``.
+
+    ``reuses``: the layer takes over the positions that an earlier layer chose; it holds no indexer and scores nothing.
+    """
 
     n_head: int
     d_head: int
     top_k: int
+    reuses: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -158,6 +163,9 @@ class LinearAttention:
     """Attention without softmax: a matrix-valued state of ``n_value_head x d_key x d_value`` per sequence.
 
     ``gated-delta`` (Qwen3-Next, with a short convolution over q, k and v) or ``lightning`` (MiniMax-01, M1).
+    ``channel_decay``: a gated delta whose decay is one per key channel, not one per head (Kimi Delta Attention);
+    ``gate_rank``: its decay and output gates are projected through this width (``None``: directly). ``chunk``: tokens
+    that kernels treat at once (``None``: what the usual kernels of this kind do).
     """
 
     kind: Literal["gated-delta", "lightning"]
@@ -166,6 +174,9 @@ class LinearAttention:
     d_key: int
     d_value: int
     conv_kernel: int = 0
+    chunk: int | None = None
+    channel_decay: bool = False
+    gate_rank: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -173,9 +184,12 @@ class StateSpace:
     """A selective state-space mixer; the state is ``d_inner x d_state`` plus the convolution's last inputs.
 
     ``norm``: Mamba-2's gated norm over ``d_inner``; in a Mamba-1 mixer, Jamba's norms of dt, B and C.
+    ``rg-lru``: RecurrentGemma's gated linear recurrence (``d_state`` 1), its gates in ``n_head`` diagonal blocks.
+    ``short-conv``: LFM2's gated short convolution, whose only state (``d_state`` 0) is the convolution's. ``chunk``:
+    tokens that the Mamba-2 kernels treat at once.
     """
 
-    kind: Literal["mamba1", "mamba2"]
+    kind: Literal["mamba1", "mamba2", "rg-lru", "short-conv"]
     d_inner: int
     d_state: int
     conv_kernel: int
@@ -185,6 +199,7 @@ class StateSpace:
     conv_bias: bool = True
     proj_bias: bool = False
     norm: bool = False
+    chunk: int = 256
 
 
 Mixer = Attention | LatentAttention | LinearAttention | StateSpace
@@ -212,7 +227,8 @@ class MoE:
     ``shared`` is the shared experts' MLP (all of them as one MLP of their summed width). ``score_bias``: the router keeps a
     correction per expert (DeepSeek-V3) that no gradient reaches; ``score_bias_trained``: it is an ordinary parameter, and
     counts as one. ``n_group`` and ``top_group`` limit routing to some groups of experts. ``d_latent``: tokens are projected
-    to this width before the experts and back after them (``latent_bias``: with biases).
+    to this width before the experts and back after them (``latent_bias``: with biases). ``n_zero_expert``: the router also
+    chooses among this many experts that return their input and cost nothing (LongCat-Flash).
     """
 
     n_expert: int
@@ -227,6 +243,7 @@ class MoE:
     top_group: int = 1
     d_latent: int | None = None
     latent_bias: bool = False
+    n_zero_expert: int = 0
 
     def __post_init__(self) -> None:
         if not 1 <= self.top_k <= self.n_expert:

@@ -109,22 +109,26 @@ def _latent_attention(a: LatentAttention, d: int, name: str) -> Iterator[Weight]
     yield from _norm(f"{name}.kv_norm", Norm(width=a.kv_rank), d)
     yield from _linear(f"{name}.kv_up", a.n_head * (a.d_nope + a.d_value), a.kv_rank, "attention", "column")
     yield from _linear(f"{name}.out", d, a.n_head * a.d_value, "attention", "row", a.bias)
-    if a.indexer is not None:
+    if a.indexer is not None and not a.indexer.reuses:
         yield from _indexer(a.indexer, d, a.q_rank or d, f"{name}.indexer")
 
 
 def _linear_attention(a: LinearAttention, d: int, name: str) -> Iterator[Weight]:
     d_key, d_value = a.n_key_head * a.d_key, a.n_value_head * a.d_value
-    for part, width in (("q", d_key), ("k", d_key), ("v", d_value), ("gate", d_value)):
+    for part, width in (("q", d_key), ("k", d_key), ("v", d_value)):
         yield from _linear(f"{name}.{part}", width, d, "mixer", "column")
+    for part, width in (("gate", d_value), ("decay", d_key)) if a.channel_decay else (("gate", d_value),):
+        if a.gate_rank is not None:
+            yield from _linear(f"{name}.{part}_down", a.gate_rank, d, "mixer")
+        yield from _linear(f"{name}.{part}", width, a.gate_rank or d, "mixer", "column")
     yield from _linear(f"{name}.out", d, d_value, "mixer", "row")
     if a.kind == "lightning":
         yield Weight(name=f"{name}.norm.weight", shape=(d_value,), role="norm", shard="column")
         return
-    for part in ("a", "b"):
+    for part in ("b",) if a.channel_decay else ("a", "b"):
         yield from _linear(f"{name}.{part}", a.n_value_head, d, "mixer", "column")
-    for part in ("dt_bias", "a_log"):
-        yield Weight(name=f"{name}.{part}", shape=(a.n_value_head,), role="mixer", shard="column")
+    for part, width in (("dt_bias", d_key if a.channel_decay else a.n_value_head), ("a_log", a.n_value_head)):
+        yield Weight(name=f"{name}.{part}", shape=(width,), role="mixer", shard="column")
     if a.conv_kernel:
         yield Weight(name=f"{name}.conv", shape=(2 * d_key + d_value, a.conv_kernel), role="mixer", shard="column")
     yield Weight(name=f"{name}.norm.weight", shape=(a.d_value,), role="norm")
@@ -162,6 +166,28 @@ def _mamba2(s: StateSpace, d: int, name: str) -> Iterator[Weight]:
     yield from _linear(f"{name}.out", d, s.d_inner, "mixer", "row", s.proj_bias)
 
 
+def _rg_lru(s: StateSpace, d: int, name: str) -> Iterator[Weight]:
+    for part in ("in", "gate"):
+        yield from _linear(f"{name}.{part}", s.d_inner, d, "mixer", "column", s.proj_bias)
+    yield Weight(name=f"{name}.conv", shape=(s.d_inner, s.conv_kernel), role="mixer", shard="column")
+    if s.conv_bias:
+        yield Weight(name=f"{name}.conv.bias", shape=(s.d_inner,), role="mixer", shard="column")
+    yield Weight(name=f"{name}.a_log", shape=(s.d_inner,), role="mixer", shard="column")
+    width = s.d_inner // s.n_head
+    for part in ("input_gate", "decay_gate"):
+        yield Weight(name=f"{name}.{part}", shape=(s.n_head, width, width), role="mixer", shard="column")
+        yield Weight(name=f"{name}.{part}.bias", shape=(s.n_head, width), role="mixer", shard="column")
+    yield from _linear(f"{name}.out", d, s.d_inner, "mixer", "row", s.proj_bias)
+
+
+def _short_conv(s: StateSpace, d: int, name: str) -> Iterator[Weight]:
+    yield from _linear(f"{name}.in", 3 * s.d_inner, d, "mixer", "column", s.proj_bias)
+    yield Weight(name=f"{name}.conv", shape=(s.d_inner, s.conv_kernel), role="mixer", shard="column")
+    if s.conv_bias:
+        yield Weight(name=f"{name}.conv.bias", shape=(s.d_inner,), role="mixer", shard="column")
+    yield from _linear(f"{name}.out", d, s.d_inner, "mixer", "row", s.proj_bias)
+
+
 def mixer_weights(mixer: Mixer, d_model: int, name: str = "attention") -> Iterator[Weight]:
     """The weights of one token mixer, their names beginning with ``name``."""
     if isinstance(mixer, Attention):
@@ -170,10 +196,9 @@ def mixer_weights(mixer: Mixer, d_model: int, name: str = "attention") -> Iterat
         yield from _latent_attention(mixer, d_model, name)
     elif isinstance(mixer, LinearAttention):
         yield from _linear_attention(mixer, d_model, name)
-    elif mixer.kind == "mamba1":
-        yield from _mamba1(mixer, d_model, name)
     else:
-        yield from _mamba2(mixer, d_model, name)
+        state_space = {"mamba1": _mamba1, "mamba2": _mamba2, "rg-lru": _rg_lru, "short-conv": _short_conv}
+        yield from state_space[mixer.kind](mixer, d_model, name)
 
 
 def _mlp(name: str, mlp: MLP, d: int, role: Role) -> Iterator[Weight]:
@@ -183,7 +208,7 @@ def _mlp(name: str, mlp: MLP, d: int, role: Role) -> Iterator[Weight]:
 
 
 def _moe(moe: MoE, d: int) -> Iterator[Weight]:
-    yield from _linear("moe.router", moe.n_expert, d, "router", "replicated", moe.router_bias)
+    yield from _linear("moe.router", moe.n_expert + moe.n_zero_expert, d, "router", "replicated", moe.router_bias)
     if moe.score_bias_trained:
         yield Weight(name="moe.router.score_bias", shape=(moe.n_expert,), role="router")
     d_expert = moe.d_latent or d
