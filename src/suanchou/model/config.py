@@ -14,7 +14,7 @@ from suanchou.errors import SpecError
 from suanchou.model.architecture import Architecture
 from suanchou.model.parameters import parameter_count
 
-__all__ = ["Config", "architecture_from_config", "family", "load_config", "supported_model_types"]
+__all__ = ["Config", "architecture_from_config", "family", "load_config", "section_architecture", "supported_model_types"]
 
 MAX_CONFIG_BYTE = 4_000_000
 """No published configuration comes near this; a larger file is not one."""
@@ -39,8 +39,8 @@ DTYPES = {
 
 _FAMILY_MODULES = (
     "dense",
-    "dense_recent",
     "dense_early",
+    "dense_recent",
     "dense_remote",
     "moe",
     "moe_windowed",
@@ -48,6 +48,7 @@ _FAMILY_MODULES = (
     "hybrid",
     "state_space",
     "seq2seq",
+    "vision",
 )
 _BUILDERS: dict[str, Callable[[Config], Architecture]] = {}
 
@@ -242,6 +243,19 @@ def architecture_from_config(data: Mapping[str, Any], *, name: str, where: str |
     if total > MAX_PARAMETER:
         raise SpecError(f"{total:.1e} parameters is no model", where=config.where, hint="one of the sizes has too many digits")
     return arch
+
+
+def section_architecture(section: Config) -> Architecture:
+    """The language model that a section of a larger configuration describes, by its ``model_type``.
+
+    Raises
+    ------
+    SpecError : unknown ``model_type``, or a key that is missing or cannot be meant.
+    """
+    model_type, builders = section.text("model_type"), _builders()
+    if model_type not in builders:
+        raise SpecError(f"unknown model_type {short(model_type)}", where=f"{section.where}: model_type")
+    return _built(builders[model_type], section)
 
 
 def _built(builder: Callable[[Config], Architecture], config: Config) -> Architecture:
