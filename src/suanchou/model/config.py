@@ -37,7 +37,18 @@ DTYPES = {
     "auto": "bf16",
 }
 
-_FAMILY_MODULES = ("dense", "moe", "moe_windowed", "latent", "hybrid", "state_space", "seq2seq")
+_FAMILY_MODULES = (
+    "dense",
+    "dense_recent",
+    "dense_early",
+    "dense_remote",
+    "moe",
+    "moe_windowed",
+    "latent",
+    "hybrid",
+    "state_space",
+    "seq2seq",
+)
 _BUILDERS: dict[str, Callable[[Config], Architecture]] = {}
 
 
@@ -78,15 +89,34 @@ def short(value: object) -> str:
 class Config:
     """A mapping read with checks: every refusal names the file and the key."""
 
-    def __init__(self, data: Mapping[str, Any], where: str) -> None:
+    def __init__(self, data: Mapping[str, Any], where: str, given: Mapping[str, str] | None = None) -> None:
         self.data = data
         self.where = where
+        self._given = given or {}
+
+    def with_defaults(self, defaults: Mapping[str, Any], aliases: Mapping[str, str] | None = None) -> Config:
+        """The same keys under one set of names, with a family's defaults where the file leaves a key out.
+
+        ``aliases`` leads from the names that the family uses to the names read here; refusals name what the file says. A
+        ``null`` in the file stands: it says "none", not "the default".
+        """
+        data, given = dict(defaults), dict(self._given)
+        renamed = {key: name for key, name in (aliases or {}).items() if key in self}
+        for key in self.data.keys() - renamed.keys():
+            data[key], given[key] = self.data[key], self._given.get(key, key)
+        for key, name in renamed.items():
+            data[name], given[name] = self.data[key], key
+        return Config(data, self.where, given)
+
+    def replaced(self, **values: Any) -> Config:
+        """The same with some values overruled (``None``: as if absent)."""
+        return Config({**self.data, **values}, self.where, self._given)
 
     def __contains__(self, key: str) -> bool:
         return self.data.get(key) is not None
 
     def _at(self, key: str) -> str:
-        return f"{self.where}: {key}"
+        return f"{self.where}: {self._given.get(key, key)}"
 
     def raw(self, key: str, default: Any = None) -> Any:
         """The value as it stands; ``null`` counts as absent."""
