@@ -139,6 +139,8 @@ class Fabric:
 def fabric(cluster: Cluster, eff: Efficiency) -> Fabric:
     """The network of the first group of ``cluster`` as collectives see it.
 
+    Where a node has islands, whatever leaves an island is priced as if it left the node.
+
     Raises
     ------
     MissingData : several nodes and no network ports known.
@@ -153,7 +155,7 @@ def fabric(cluster: Cluster, eff: Efficiency) -> Fabric:
         )
     return Fabric(
         inner=tiers[0],
-        outer=tiers[1] if len(tiers) > 1 else None,
+        outer=tiers[-1] if len(tiers) > 1 else None,
         inner_frac=eff.scale_up_frac,
         outer_frac=eff.scale_out_frac,
         launch_s=eff.collective_launch_s,
