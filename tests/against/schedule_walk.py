@@ -23,7 +23,9 @@ def orders(p: int, v: int, m: int) -> list[list[tuple[str, int, int]]]:
     One chunk per rank: ``p - r - 1`` forwards, then forward and backward in turn. More: chunks in rounds of ``p``
     micro-batches, ``2 (p - r - 1) + (v - 1) p`` forwards first (Narayanan et al. 2021, figure 4).
     """
-    rounds = [(group * p + i, chunk) for group in range(-(-m // p)) for chunk in range(v) for i in range(p) if group * p + i < m]
+    rounds = [
+        (group * p + i, chunk) for group in range(-(-m // p)) for chunk in range(v) for i in range(p) if group * p + i < m
+    ]
     forward = [("F", i, chunk) for i, chunk in rounds]
     backward = [("B", i, v - 1 - chunk) for i, chunk in rounds]
     out = []
