@@ -56,7 +56,9 @@ __all__ = ["demand"]
 @option("--output-tokens", metavar="COUNT", help=N_("Output tokens per request."))
 @option("--peak-factor", metavar="FACTOR", help=N_("Load of the busiest hour over the mean of the day."))
 @option("--tpot", metavar="TIME", help=N_("Longest time per output token: 50 ms."))
-@option("--weights", default="bf16", show_default=True, metavar="FORMAT", help=N_("Weight format served: bf16, fp8, int8, int4 ..."))
+@option(
+    "--weights", default="bf16", show_default=True, metavar="FORMAT", help=N_("Weight format served: bf16, fp8, int8, int4 ...")
+)
 @catalog_option
 @output_options
 def demand(model: str, output: OutputOptions, catalog_dir: Path | None, **asked: str | int | bool | None) -> None:

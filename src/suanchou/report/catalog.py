@@ -14,7 +14,7 @@ from suanchou.report.report import Column, Report, Table
 __all__ = ["LISTED", "catalog_list", "catalog_search", "catalog_show"]
 
 LISTED: dict[str, tuple[str, ...]] = {
-    "accelerators": ("year", "fp16_tflops", "bf16_tflops", "memory_gb", "memory_bandwidth_gb_s", "tdp_w"),
+    "accelerators": ("fp16_tflops", "bf16_tflops", "memory_gb", "memory_bandwidth_gb_s", "tdp_w"),
     "nodes": (
         "accelerator_id",
         "accelerators_per_node",
