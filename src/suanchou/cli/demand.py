@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 from suanchou.cli._options import OutputOptions, argument, catalog_option, command, option, output_options
 from suanchou.cli._output import emit
 from suanchou.i18n import N_
-
-if TYPE_CHECKING:
-    from suanchou.demand import Load
 
 __all__ = ["demand"]
 
@@ -43,7 +41,7 @@ __all__ = ["demand"]
     help=N_("Accelerator, ACCELERATOR:COUNT, NODE:COUNT, a cluster or a rate (500P); may be repeated."),
 )
 @option("--convention", metavar="NAME", help=N_("How FLOP are counted: 6nd, 8nd, 3nd, exact_causal, exact_full ..."))
-@option("--seq", metavar="COUNT", help=N_("Tokens per sequence for the exact counts; the longest context unless given."))
+@option("--seq", metavar="COUNT", help=N_("Tokens per sequence for the exact counts; 8192, or the longest context if shorter."))
 @option("--optimizer", default="adam-mixed", show_default=True, metavar="NAME", help=N_("Optimizer recipe."))
 @option("--dtype", metavar="TYPE", help=N_("Data type whose peak is taken; bf16, else fp16."))
 @option("--mfu", metavar="SHARE", help=N_("MFU instead of the planning band: 45 %."))
@@ -61,10 +59,12 @@ __all__ = ["demand"]
 )
 @catalog_option
 @output_options
-def demand(model: str, output: OutputOptions, catalog_dir: Path | None, **asked: str | int | bool | None) -> None:
+def demand(model: str, output: OutputOptions, catalog_dir: Path | None, **asked: Any) -> None:
     """Read the model, work out what it takes, print it."""
     from suanchou.catalog import use_catalog
-    from suanchou.demand.request import Request, answer
+    from suanchou.demand.request import Request, demand_for
+    from suanchou.report.demand import demand_report
 
     with use_catalog(catalog_dir):
-        emit(answer(Request(model=model, **asked)), output)
+        request = Request(model=model, **asked)
+        emit(demand_report(demand_for(request), inputs=asdict(request)), output)
