@@ -31,6 +31,7 @@ __all__ = [
     "FUSED",
     "MEGATRON_2021",
     "TRANSFORMERS",
+    "Recompute",
     "Saved",
     "Stack",
     "embedding_activation_byte",
