@@ -10,6 +10,7 @@ from suanchou.model.activations import Recompute, embedding_activation_byte, hea
 from suanchou.model.operators import Num
 from suanchou.training.pipeline import in_flight, stage_layers
 from suanchou.training.problem import Problem, ShardSum
+from suanchou.training.stack import Stack
 from suanchou.training.strategy import Strategy
 
 __all__ = [
@@ -53,6 +54,10 @@ class Memory(NamedTuple):
             + self.runtime
             + self.allocator
         )
+
+    def high(self, stack: Stack) -> Num:
+        """Bytes with the allocator at its worst."""
+        return self.total + self.allocator * (stack.allocator_high_frac / stack.allocator_frac - 1.0)
 
 
 class ActivationTable(NamedTuple):

@@ -180,6 +180,15 @@ class Options:
         columns = {name: np.asarray(getattr(layout, name), dtype=float).reshape(-1, 1, 1, 1) for name in LAYOUT_FIELDS}
         return Strategy(**columns, **{name: getattr(self, name) for name in OPTION_FIELDS})
 
+    def choose(self, layout: Strategy, option: NDArray[np.intp]) -> Strategy:
+        """One option per layout, by its index in the flattened axes; every field 1-D."""
+        index = np.unravel_index(option, self.shape)
+        values = {name: np.asarray(getattr(layout, name)) for name in LAYOUT_FIELDS}
+        for name in OPTION_FIELDS:
+            axes = np.broadcast_to(getattr(self, name), (1, *self.shape))[0]
+            values[name] = axes[index]
+        return Strategy(**values)
+
 
 def divisors(n: int) -> list[int]:
     """All divisors, ascending."""
