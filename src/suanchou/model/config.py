@@ -44,6 +44,7 @@ _FAMILY_MODULES = (
     "dense_remote",
     "moe",
     "moe_windowed",
+    "moe_remote",
     "latent",
     "hybrid",
     "state_space",
@@ -105,8 +106,12 @@ class Config:
         for key, value in self.data.items():
             name = (aliases or {}).get(key, key) if isinstance(key, str) else key
             data[name] = value
-            given[name] = key
+            given[name] = self._given.get(key, key)
         return Config(data, self.where, given)
+
+    def replaced(self, **values: Any) -> Config:
+        """The same, with some keys set to other values."""
+        return Config({**self.data, **values}, self.where, self._given)
 
     def __contains__(self, key: str) -> bool:
         return self.data.get(key) is not None

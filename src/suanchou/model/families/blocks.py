@@ -30,7 +30,7 @@ __all__ = [
 
 def with_defaults(config: Config, **defaults: Any) -> Config:
     """The configuration with what its class assumes where a key is absent; an explicit ``null`` stays ``null``."""
-    return Config({**defaults, **config.data}, config.where)
+    return config.with_defaults(defaults)
 
 
 def head_width(config: Config, *keys: str) -> int:
