@@ -83,7 +83,7 @@ class Norm:
 class Attention:
     """Softmax attention: MHA (``n_kv_head == n_head``), GQA or MQA.
 
-    ``window`` is the number of positions a query sees (sliding window or chunk); ``None`` means all of them.
+    ``window`` is the number of positions a query sees (sliding window, or chunk when ``chunked``); ``None`` means all of them.
     ``qk_norm`` names what the query/key norms normalise: each head with shared weights (``head``) or with weights of its own
     (``per_head``), or the whole projection (``full``); ``qk_norm_weight`` is false where they only normalise.
     ``output_gate``: the query projection also produces a gate as wide as the head outputs.
@@ -97,6 +97,7 @@ class Attention:
     d_head: int
     d_value: int | None = None
     window: int | None = None
+    chunked: bool = False
     causal: bool = True
     cross: bool = False
     q_bias: bool = False
@@ -163,7 +164,8 @@ class LinearAttention:
 
     ``gated-delta`` (Qwen3-Next, with a short convolution over q, k and v) or ``lightning`` (MiniMax-01, M1).
     ``channel_decay``: a gated delta whose decay is one per key channel, not one per head (Kimi Delta Attention);
-    ``gate_rank``: its decay and output gates are projected through this width (``None``: directly).
+    ``gate_rank``: its decay and output gates are projected through this width (``None``: directly). ``chunk``: tokens
+    that kernels treat at once (``None``: what the usual kernels of this kind do).
     """
 
     kind: Literal["gated-delta", "lightning"]
@@ -172,6 +174,7 @@ class LinearAttention:
     d_key: int
     d_value: int
     conv_kernel: int = 0
+    chunk: int | None = None
     channel_decay: bool = False
     gate_rank: int | None = None
 
@@ -182,7 +185,8 @@ class StateSpace:
 
     ``norm``: Mamba-2's gated norm over ``d_inner``; in a Mamba-1 mixer, Jamba's norms of dt, B and C.
     ``rg-lru``: RecurrentGemma's gated linear recurrence (``d_state`` 1), its gates in ``n_head`` diagonal blocks.
-    ``short-conv``: LFM2's gated short convolution, whose only state (``d_state`` 0) is the convolution's.
+    ``short-conv``: LFM2's gated short convolution, whose only state (``d_state`` 0) is the convolution's. ``chunk``:
+    tokens that the Mamba-2 kernels treat at once.
     """
 
     kind: Literal["mamba1", "mamba2", "rg-lru", "short-conv"]
@@ -195,6 +199,7 @@ class StateSpace:
     conv_bias: bool = True
     proj_bias: bool = False
     norm: bool = False
+    chunk: int = 256
 
 
 Mixer = Attention | LatentAttention | LinearAttention | StateSpace
