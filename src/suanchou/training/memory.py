@@ -6,8 +6,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from suanchou.model.activations import Recompute, embedding_activation_byte, head_activation_byte, layer_activation_byte
-from suanchou.model.operators import Num
+from suanchou.model.activations import embedding_activation_byte, head_activation_byte, layer_activation_byte
+from suanchou.model.operators import Num, Recompute
 from suanchou.training.pipeline import in_flight, stage_layers
 from suanchou.training.problem import Problem, ShardSum
 from suanchou.training.stack import Stack
@@ -80,12 +80,15 @@ def activation_table(problem: Problem, s: Strategy) -> ActivationTable:
             total = total + kind.share * layer_activation_byte(kind.layer, arch.d_model, shape, recompute)
         return total
 
+    head = head_activation_byte(arch, shape) * (1.0 + len(arch.mtp))
+    for layer in arch.mtp:
+        head = head + layer_activation_byte(layer, arch.d_model, shape)
     return ActivationTable(
         average("none"),
         average("selective"),
         average("full"),
         embedding_activation_byte(arch, shape),
-        head_activation_byte(arch, shape),
+        head,
     )
 
 
@@ -128,7 +131,7 @@ def stage_memory(problem: Problem, s: Strategy, acts: ActivationTable, stage: st
     """Memory of one stage. Fields of ``s`` broadcast; ``acts`` must broadcast with its layout fields.
 
     Weights, gradients and optimizer states follow ZeRO (Rajbhandari et al. 2020): stage 1 splits the optimizer, 2 the
-    gradients, 3 the weights. Activations are those of all micro-batches in flight. Full recomputation keeps a layer's input only
+    gradients, 3 the weights. Activations are those of all micro-batches in flight. Full recomputation keeps a layer input only
     and needs one whole layer while it runs. Whatever is offloaded keeps two layers on the device, one in use, one under way.
     """
     stack = problem.stack

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from suanchou.model.architecture import MLP, Architecture, Attention, LatentAttention, MoE
+from suanchou.model.architecture import MLP, Architecture, Attention, LatentAttention, LinearAttention, MoE, StateSpace
 from suanchou.model.operators import Num
 from suanchou.training.workload import Workload
 
@@ -204,6 +204,10 @@ def _shardable(arch: Architecture, tp: int) -> str:
             return "TP does not divide the attention heads"
         if isinstance(mixer, Attention) and mixer.n_kv_head % tp and tp % mixer.n_kv_head:
             return "TP and KV heads do not divide each other"
+        if isinstance(mixer, LinearAttention) and (mixer.n_value_head % tp or mixer.n_key_head % tp):
+            return "TP does not divide the heads of a linear-attention layer"
+        if isinstance(mixer, StateSpace) and mixer.d_inner % tp:
+            return "TP does not divide the state-space width"
         ffn = layer.ffn
         width = ffn.d_ff if isinstance(ffn, MLP) else ffn.expert.d_ff if isinstance(ffn, MoE) else tp
         if width % tp:
