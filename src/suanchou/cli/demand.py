@@ -41,7 +41,7 @@ __all__ = ["demand"]
     help=N_("Accelerator, ACCELERATOR:COUNT, NODE:COUNT, a cluster or a rate (500P); may be repeated."),
 )
 @option("--convention", metavar="NAME", help=N_("How FLOP are counted: 6nd, 8nd, 3nd, exact_causal, exact_full ..."))
-@option("--seq", metavar="COUNT", help=N_("Tokens per sequence for the exact counts; the longest context unless given."))
+@option("--seq", metavar="COUNT", help=N_("Tokens per sequence for the exact counts; 8192, or the longest context if shorter."))
 @option("--optimizer", default="adam-mixed", show_default=True, metavar="NAME", help=N_("Optimizer recipe."))
 @option("--dtype", metavar="TYPE", help=N_("Data type whose peak is taken; bf16, else fp16."))
 @option("--mfu", metavar="SHARE", help=N_("MFU instead of the planning band: 45 %."))

@@ -35,7 +35,7 @@ def _pins(texts: tuple[str, ...]) -> dict[str, int]:
     ),
 )
 @argument("model")
-@option("--on", multiple=True, metavar="MACHINES", help=N_("dgx-h100:128, h100-sxm5-80gb:64, a cluster's name or a YAML file."))
+@option("--on", multiple=True, metavar="MACHINES", help=N_("dgx-h100:128, h100-sxm5-80gb:64, a cluster or a YAML file."))
 @option("--tokens", metavar="COUNT", help=N_("Tokens to train on: 15T, 2万亿."))
 @option("--seq", type=int, metavar="COUNT", help=N_("Tokens per sequence."))
 @option("--batch", type=int, metavar="COUNT", help=N_("Sequences per optimizer step."))

@@ -102,11 +102,16 @@ class Config:
         ``null`` in the file stands: it says "none", not "the default".
         """
         data, given = dict(defaults), dict(self._given)
-        for key, value in self.data.items():
-            name = (aliases or {}).get(key, key) if isinstance(key, str) else key
-            data[name] = value
-            given[name] = key
+        renamed = {key: name for key, name in (aliases or {}).items() if key in self}
+        for key in self.data.keys() - renamed.keys():
+            data[key], given[key] = self.data[key], self._given.get(key, key)
+        for key, name in renamed.items():
+            data[name], given[name] = self.data[key], key
         return Config(data, self.where, given)
+
+    def replaced(self, **values: Any) -> Config:
+        """The same with some values overruled (``None``: as if absent)."""
+        return Config({**self.data, **values}, self.where, self._given)
 
     def __contains__(self, key: str) -> bool:
         return self.data.get(key) is not None

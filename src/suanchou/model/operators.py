@@ -9,12 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
-import numpy as np
-from numpy.typing import NDArray
+from suanchou.model.num import Num
 
 __all__ = ["Num", "Operator", "Shape", "Step", "gemm", "grouped_gemm", "memory"]
-
-Num = float | NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
