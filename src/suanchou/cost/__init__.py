@@ -1,1 +1,1 @@
-"""cost."""
+"""Cost: seconds of a kernel, a collective or a transfer. Arrays broadcast."""

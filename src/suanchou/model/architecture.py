@@ -51,8 +51,8 @@ class Weight:
     """One parameter tensor.
 
     ``role`` groups tensors in breakdowns. ``shard`` says how tensor parallelism splits it: ``column`` (output dimension),
-    ``row`` (input dimension), ``vocab``, ``kv`` (column, but at most ``n_kv_head`` ways, replicated beyond), ``expert``
-    (whole experts over EP, each expert's matrices over TP) or ``replicated``.
+    ``row`` (input dimension), ``vocab``, ``kv`` (column, but at most ``n_kv_head`` ways, in Mamba-2 ``n_group`` ways, and
+    replicated beyond), ``expert`` (whole experts over EP, each expert's matrices over TP) or ``replicated``.
     """
 
     name: str
@@ -83,11 +83,13 @@ class Norm:
 class Attention:
     """Softmax attention: MHA (``n_kv_head == n_head``), GQA or MQA.
 
-    ``window`` is the number of positions a query sees (sliding window or chunk); ``None`` means all of them.
-    ``qk_norm`` names what the query/key norms normalise: each head (``head``) or the whole projection (``full``).
+    ``window`` is the number of positions a query sees (sliding window, or chunk when ``chunked``); ``None`` means all of them.
+    ``qk_norm`` names what the query/key norms normalise: each head with shared weights (``head``) or with weights of its own
+    (``per_head``), or the whole projection (``full``); ``qk_norm_weight`` is false where they only normalise.
     ``output_gate``: the query projection also produces a gate as wide as the head outputs.
     ``cross``: keys and values come from the encoder. ``shares_kv``: reuses another layer's keys and values, so it holds no
-    KV projection and no cache of its own.
+    KV projection and no cache of its own. ``d_in``: width of the input where it is not the model width; ``d_source``: width
+    of what keys and values are projected from, where that differs again.
     """
 
     n_head: int
@@ -95,17 +97,21 @@ class Attention:
     d_head: int
     d_value: int | None = None
     window: int | None = None
+    chunked: bool = False
     causal: bool = True
     cross: bool = False
     q_bias: bool = False
     kv_bias: bool = False
     out_bias: bool = False
-    qk_norm: Literal["none", "head", "full"] = "none"
+    qk_norm: Literal["none", "head", "per_head", "full"] = "none"
     qk_norm_bias: bool = False
+    qk_norm_weight: bool = True
     output_gate: bool = False
     sinks: bool = False
     rotary: bool = True
     shares_kv: bool = False
+    d_in: int | None = None
+    d_source: int | None = None
 
     def __post_init__(self) -> None:
         if min(self.n_head, self.n_kv_head, self.d_head) < 1:
@@ -124,16 +130,23 @@ class Attention:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SparseIndexer:
-    """The lightning indexer of DeepSeek sparse attention: scores all positions, keeps ``top_k``."""
+    """The lightning indexer of DeepSeek sparse attention: scores all positions, keeps ``top_k``.
+
+    ``reuses``: the layer takes over the positions that an earlier layer chose; it holds no indexer and scores nothing.
+    """
 
     n_head: int
     d_head: int
     top_k: int
+    reuses: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LatentAttention:
-    """Multi-head latent attention (MLA): the cache holds ``kv_rank + d_rope`` values per token, shared by all heads."""
+    """Multi-head latent attention (MLA): the cache holds ``kv_rank + d_rope`` values per token, shared by all heads.
+
+    ``q_rank`` is ``None`` where queries are projected directly. ``bias``: on the down projections and the output.
+    """
 
     n_head: int
     kv_rank: int
@@ -150,6 +163,9 @@ class LinearAttention:
     """Attention without softmax: a matrix-valued state of ``n_value_head x d_key x d_value`` per sequence.
 
     ``gated-delta`` (Qwen3-Next, with a short convolution over q, k and v) or ``lightning`` (MiniMax-01, M1).
+    ``channel_decay``: a gated delta whose decay is one per key channel, not one per head (Kimi Delta Attention);
+    ``gate_rank``: its decay and output gates are projected through this width (``None``: directly). ``chunk``: tokens
+    that kernels treat at once (``None``: what the usual kernels of this kind do).
     """
 
     kind: Literal["gated-delta", "lightning"]
@@ -158,13 +174,22 @@ class LinearAttention:
     d_key: int
     d_value: int
     conv_kernel: int = 0
+    chunk: int | None = None
+    channel_decay: bool = False
+    gate_rank: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StateSpace:
-    """A selective state-space mixer; the state is ``d_inner x d_state`` plus the convolution's last inputs."""
+    """A selective state-space mixer; the state is ``d_inner x d_state`` plus the convolution's last inputs.
 
-    kind: Literal["mamba1", "mamba2"]
+    ``norm``: Mamba-2's gated norm over ``d_inner``; in a Mamba-1 mixer, Jamba's norms of dt, B and C.
+    ``rg-lru``: RecurrentGemma's gated linear recurrence (``d_state`` 1), its gates in ``n_head`` diagonal blocks.
+    ``short-conv``: LFM2's gated short convolution, whose only state (``d_state`` 0) is the convolution's. ``chunk``:
+    tokens that the Mamba-2 kernels treat at once.
+    """
+
+    kind: Literal["mamba1", "mamba2", "rg-lru", "short-conv"]
     d_inner: int
     d_state: int
     conv_kernel: int
@@ -174,6 +199,7 @@ class StateSpace:
     conv_bias: bool = True
     proj_bias: bool = False
     norm: bool = False
+    chunk: int = 256
 
 
 Mixer = Attention | LatentAttention | LinearAttention | StateSpace
@@ -199,7 +225,10 @@ class MoE:
     """A mixture of experts: each token visits ``top_k`` of ``n_expert`` experts and every shared expert.
 
     ``shared`` is the shared experts' MLP (all of them as one MLP of their summed width). ``score_bias``: the router keeps a
-    learned correction per expert (DeepSeek-V3). ``n_group`` and ``top_group`` limit routing to some groups of experts.
+    correction per expert (DeepSeek-V3) that no gradient reaches; ``score_bias_trained``: it is an ordinary parameter, and
+    counts as one. ``n_group`` and ``top_group`` limit routing to some groups of experts. ``d_latent``: tokens are projected
+    to this width before the experts and back after them (``latent_bias``: with biases). ``n_zero_expert``: the router also
+    chooses among this many experts that return their input and cost nothing (LongCat-Flash).
     """
 
     n_expert: int
@@ -209,8 +238,12 @@ class MoE:
     shared_gate: bool = False
     router_bias: bool = False
     score_bias: bool = False
+    score_bias_trained: bool = False
     n_group: int = 1
     top_group: int = 1
+    d_latent: int | None = None
+    latent_bias: bool = False
+    n_zero_expert: int = 0
 
     def __post_init__(self) -> None:
         if not 1 <= self.top_k <= self.n_expert:
@@ -258,7 +291,7 @@ class Architecture:
     """A language model.
 
     ``max_position`` is the longest context the configuration claims. ``n_position`` counts learned position embeddings (0:
-    none). ``d_embed``: width of the token embedding when it differs from ``d_model`` (then a projection joins them).
+    none). ``d_embed``: width of the token embedding when it differs from ``d_model`` (then projections lead in and out).
     ``mtp``: multi-token-prediction layers, trained but not used in ordinary decoding. ``extra``: parameters outside the
     layers that no field describes.
     """

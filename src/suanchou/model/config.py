@@ -6,21 +6,50 @@ import importlib
 import json
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from suanchou.errors import SpecError
 from suanchou.model.architecture import Architecture
+from suanchou.model.parameters import parameter_count
 
-__all__ = ["Config", "architecture_from_config", "family", "load_config", "supported_model_types"]
+__all__ = ["Config", "architecture_from_config", "family", "load_config", "section_architecture", "supported_model_types"]
 
 MAX_CONFIG_BYTE = 4_000_000
 """No published configuration comes near this; a larger file is not one."""
 
 MAX_COUNT = 10**9
-"""No extent of a model (width, layers, vocabulary) comes near this."""
+"""No extent of a model (width, experts, vocabulary) comes near this."""
 
-_FAMILY_MODULES = ("dense", "moe", "hybrid", "seq2seq")
+MAX_LAYER = 10_000
+"""No model is a tenth as deep; a layer costs memory here too."""
+
+MAX_PARAMETER = 10**17
+"""Each extent may be plausible and their product not: no model comes near this either."""
+
+DTYPES = {
+    "float32": "fp32",
+    "float16": "fp16",
+    "bfloat16": "bf16",
+    "float8_e4m3fn": "fp8",
+    "float8_e5m2": "fp8",
+    "auto": "bf16",
+}
+
+_FAMILY_MODULES = (
+    "dense",
+    "dense_early",
+    "dense_recent",
+    "dense_remote",
+    "moe",
+    "moe_windowed",
+    "latent",
+    "hybrid",
+    "state_space",
+    "seq2seq",
+    "vision",
+)
 _BUILDERS: dict[str, Callable[[Config], Architecture]] = {}
 
 
@@ -48,25 +77,58 @@ def supported_model_types() -> tuple[str, ...]:
     return tuple(sorted(_builders()))
 
 
+def short(value: object) -> str:
+    """A foreign value as one short piece of text, whatever its size or depth."""
+    if isinstance(value, Mapping | list | tuple):
+        return f"a {'mapping' if isinstance(value, Mapping) else 'list'} of {len(value)}"
+    if isinstance(value, int) and not isinstance(value, bool) and abs(value) >= 10**20:
+        return f"a number of {value.bit_length()} bits"  # Python refuses to print the largest ones.
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
 class Config:
     """A mapping read with checks: every refusal names the file and the key."""
 
-    def __init__(self, data: Mapping[str, Any], where: str) -> None:
+    def __init__(self, data: Mapping[str, Any], where: str, given: Mapping[str, str] | None = None) -> None:
         self.data = data
         self.where = where
+        self._given = given or {}
+
+    def with_defaults(self, defaults: Mapping[str, Any], aliases: Mapping[str, str] | None = None) -> Config:
+        """The same keys under one set of names, with a family's defaults where the file leaves a key out.
+
+        ``aliases`` leads from the names that the family uses to the names read here; refusals name what the file says. A
+        ``null`` in the file stands: it says "none", not "the default".
+        """
+        data, given = dict(defaults), dict(self._given)
+        renamed = {key: name for key, name in (aliases or {}).items() if key in self}
+        for key in self.data.keys() - renamed.keys():
+            data[key], given[key] = self.data[key], self._given.get(key, key)
+        for key, name in renamed.items():
+            data[name], given[name] = self.data[key], key
+        return Config(data, self.where, given)
+
+    def replaced(self, **values: Any) -> Config:
+        """The same with some values overruled (``None``: as if absent)."""
+        return Config({**self.data, **values}, self.where, self._given)
 
     def __contains__(self, key: str) -> bool:
         return self.data.get(key) is not None
 
     def _at(self, key: str) -> str:
-        return f"{self.where}: {key}"
+        return f"{self.where}: {self._given.get(key, key)}"
 
     def raw(self, key: str, default: Any = None) -> Any:
         """The value as it stands; ``null`` counts as absent."""
         value = self.data.get(key)
         return default if value is None else value
 
-    def count(self, *keys: str, default: int | None = None, zero: bool = False) -> int:
+    def wrong(self, key: str, expected: str) -> SpecError:
+        """The refusal of the value under ``key``."""
+        return SpecError(f"expected {expected}, found {short(self.data.get(key))}", where=self._at(key))
+
+    def count(self, *keys: str, default: int | None = None, zero: bool = False, most: int = MAX_COUNT) -> int:
         """A positive whole number under the first of ``keys`` that is present (``zero``: 0 is allowed)."""
         for key in keys:
             if key not in self:
@@ -75,49 +137,53 @@ class Config:
             if isinstance(value, float) and math.isfinite(value) and value == int(value):
                 value = int(value)
             if isinstance(value, bool) or not isinstance(value, int):
-                raise SpecError(f"expected a whole number, found {value!r}", where=self._at(key))
-            if value < (0 if zero else 1) or value > MAX_COUNT:
+                raise self.wrong(key, "a whole number")
+            if value < (0 if zero else 1) or value > most:
                 raise SpecError(
-                    f"{value} is not a possible size", where=self._at(key), hint=f"from {0 if zero else 1} to {MAX_COUNT}"
+                    f"{short(value)} is not a possible size", where=self._at(key), hint=f"from {0 if zero else 1} to {most}"
                 )
             return value
         if default is None:
             raise SpecError("missing", where=self._at(keys[0]), hint="is this a language model's config.json?")
         return default
 
+    def n_layer(self, *keys: str, default: int | None = None) -> int:
+        """A number of layers (by default under ``num_hidden_layers``)."""
+        return self.count(*(keys or ("num_hidden_layers",)), default=default, most=MAX_LAYER)
+
     def flag(self, key: str, default: bool = False) -> bool:
         """A boolean."""
         value = self.raw(key, default)
         if not isinstance(value, bool):
-            raise SpecError(f"expected true or false, found {value!r}", where=self._at(key))
+            raise self.wrong(key, "true or false")
         return value
 
     def text(self, key: str, default: str = "") -> str:
         """A string."""
         value = self.raw(key, default)
         if not isinstance(value, str):
-            raise SpecError(f"expected text, found {value!r}", where=self._at(key))
+            raise self.wrong(key, "text")
         return value
 
     def ratio(self, key: str, default: float) -> float:
         """A finite number above zero."""
         value = self.raw(key, default)
         if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value <= 0:
-            raise SpecError(f"expected a positive number, found {value!r}", where=self._at(key))
+            raise self.wrong(key, "a positive number")
         return float(value)
 
     def items(self, key: str) -> list[Any]:
         """A list (empty where absent)."""
         value = self.raw(key, [])
         if not isinstance(value, list):
-            raise SpecError(f"expected a list, found {value!r}", where=self._at(key))
+            raise self.wrong(key, "a list")
         return value
 
     def section(self, key: str) -> Config:
         """A nested mapping."""
         value = self.raw(key, {})
         if not isinstance(value, Mapping):
-            raise SpecError(f"expected a mapping, found {value!r}", where=self._at(key))
+            raise self.wrong(key, "a mapping")
         return Config(value, self._at(key))
 
 
@@ -140,14 +206,15 @@ def load_config(path: Path) -> Mapping[str, Any]:
         data = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise SpecError(error.strerror or "cannot be read", where=str(path)) from error
-    except (UnicodeDecodeError, RecursionError) as error:
-        raise SpecError("not a text file in JSON", where=str(path)) from error
     except json.JSONDecodeError as error:
         raise SpecError(
             f"not valid JSON: {error.msg} in line {error.lineno}, column {error.colno}",
             where=str(path),
             hint="is the file complete?",
         ) from error
+    except (ValueError, RecursionError) as error:
+        # Bytes that are not UTF-8, a number of thousands of digits, or nesting without end.
+        raise SpecError("not a text file in JSON", where=str(path), hint="did you pass the weights?") from error
     if not isinstance(data, dict):
         raise SpecError("not a JSON object", where=str(path), hint="a config.json begins with {")
     return data
@@ -171,6 +238,42 @@ def architecture_from_config(data: Mapping[str, Any], *, name: str, where: str |
         close = difflib.get_close_matches(model_type, builders, n=3)
         hint = f"did you mean {', '.join(close)}?" if close else "`suanchou catalog list families` names what is known"
         raise SpecError(f"unknown model_type {model_type!r}", where=config.where, hint=hint)
-    from dataclasses import replace
+    arch = replace(_built(builders[model_type], config), name=name, dtype=_dtype(config))
+    total = parameter_count(arch)
+    if total > MAX_PARAMETER:
+        raise SpecError(f"{total:.1e} parameters is no model", where=config.where, hint="one of the sizes has too many digits")
+    return arch
 
-    return replace(builders[model_type](config), name=name)
+
+def section_architecture(section: Config) -> Architecture:
+    """The language model that a section of a larger configuration describes, by its ``model_type``.
+
+    Raises
+    ------
+    SpecError : unknown ``model_type``, or a key that is missing or cannot be meant.
+    """
+    model_type, builders = section.text("model_type"), _builders()
+    if model_type not in builders:
+        raise SpecError(f"unknown model_type {short(model_type)}", where=f"{section.where}: model_type")
+    return _built(builders[model_type], section)
+
+
+def _built(builder: Callable[[Config], Architecture], config: Config) -> Architecture:
+    try:
+        return builder(config)
+    except SpecError as error:
+        if error.where:
+            raise
+        raise SpecError(error.what, where=config.where, hint=error.hint) from error
+
+
+def _dtype(config: Config) -> str:
+    """The precision that the weights are stored in; bf16 where the file does not say."""
+    for key in ("dtype", "torch_dtype"):
+        for part in (config, config.section("text_config")):
+            if key in part:
+                name = part.text(key).removeprefix("torch.")
+                if name not in DTYPES:
+                    raise SpecError(f"unknown dtype {short(name)}", where=part._at(key), hint=f"known: {', '.join(DTYPES)}")
+                return DTYPES[name]
+    return "bf16"

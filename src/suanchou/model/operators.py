@@ -1,20 +1,17 @@
 """Operators: what a layer executes, with FLOP and bytes, sharded by TP, SP, CP and EP.
 
 Every number in :class:`Shape` and :class:`Operator` is a float or a NumPy array; arrays broadcast, so the same code prices
-one strategy and millions.
+one strategy and millions. This file holds the contract and the constructors; ``layer_operators`` enumerates a model.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
-import numpy as np
-from numpy.typing import NDArray
+from suanchou.model.num import Num
 
-__all__ = ["Num", "Operator", "Shape"]
-
-Num = float | NDArray[np.float64]
+__all__ = ["Num", "Operator", "Shape", "Step", "gemm", "grouped_gemm", "memory"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,22 +22,45 @@ class Shape:
     ----------
     batch : sequences in the micro-batch.
     seq : tokens per sequence, before context parallelism.
+    encoder_seq : tokens per sequence that cross-attention reads; ``None``: as many as ``seq``.
     tp, cp, ep : tensor, context and expert parallel degrees.
+    expert_tp : ways each expert's matrices are split; ``None``: as ``tp``.
     sp : 1 where sequence parallelism splits norms and residuals over TP, else 0.
-    element_byte : bytes of an activation element.
-    attention : ``flash`` and ``sdpa`` keep no score matrix; ``eager`` does.
+    element_byte : bytes of an activation or weight element.
+    gradient_byte : bytes of a weight-gradient element, which a wgrad kernel reads and writes (accumulation in place).
+    attention : ``flash`` and ``sdpa`` keep no score matrix and skip masked pairs; ``eager`` computes and keeps them all.
     imbalance : load of the busiest expert rank over the mean.
+    fused : norms, rotary embeddings, gated activations and the loss are one kernel each, otherwise a chain of them.
     """
 
     batch: Num
     seq: Num
+    encoder_seq: Num | None = None
     tp: Num = 1.0
     cp: Num = 1.0
     ep: Num = 1.0
+    expert_tp: Num | None = None
     sp: Num = 0.0
     element_byte: Num = 2.0
+    gradient_byte: Num = 4.0
     attention: Literal["flash", "sdpa", "eager"] = "flash"
     imbalance: Num = 1.0
+    fused: bool = True
+
+    @property
+    def token(self) -> Num:
+        """Tokens per rank inside the tensor-parallel regions."""
+        return self.batch * self.seq / self.cp
+
+    @property
+    def token_sp(self) -> Num:
+        """Tokens per rank outside the tensor-parallel regions (norms, residuals, router)."""
+        return self.token / (1.0 + self.sp * (self.tp - 1.0))
+
+    @property
+    def encoder_token(self) -> Num:
+        """Encoder tokens per rank."""
+        return self.batch * (self.seq if self.encoder_seq is None else self.encoder_seq) / self.cp
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,8 +73,9 @@ class Operator:
 
     Parameters
     ----------
-    flop : work of all ``count`` calls, 2 per multiply-add.
+    flop : work of all ``count`` calls, 2 per multiply-add; 0 for ``memory`` by convention.
     byte : traffic to device memory of all calls.
+    launches : kernels started for all calls.
     """
 
     name: str
@@ -65,3 +86,57 @@ class Operator:
     n: Num = 0.0
     k: Num = 0.0
     count: Num = 1.0
+    launches: Num = 1.0
+
+
+class Step(NamedTuple):
+    """A forward operator and what it costs backward, in the order of execution."""
+
+    forward: Operator
+    backward: tuple[Operator, ...]
+
+
+def _gemm(name: str, m: Num, n: Num, k: Num, byte: Num) -> Operator:
+    return Operator(name=name, kind="gemm", flop=2.0 * m * n * k, byte=byte, m=m, n=n, k=k)
+
+
+def gemm(name: str, shape: Shape, *, m: Num, n: Num, k: Num) -> Step:
+    """A linear layer: ``m x k`` activations by ``k x n`` weights; backward is dgrad and wgrad.
+
+    Traffic counts each operand once; wgrad reads and writes the gradient buffer.
+    """
+    e = shape.element_byte
+    once = e * (m * k + k * n + m * n)
+    return Step(
+        _gemm(name, m, n, k, once),
+        (
+            _gemm(f"{name}.dgrad", m, k, n, once),
+            _gemm(f"{name}.wgrad", k, n, m, e * (m * k + m * n) + 2.0 * shape.gradient_byte * k * n),
+        ),
+    )
+
+
+def _grouped(name: str, count: Num, m: Num, n: Num, k: Num, byte: Num) -> Operator:
+    return Operator(name=name, kind="grouped_gemm", flop=2.0 * count * m * n * k, byte=byte, m=m, n=n, k=k, count=count)
+
+
+def grouped_gemm(name: str, shape: Shape, *, count: Num, m: Num, n: Num, k: Num) -> Step:
+    """``count`` experts, each with ``m`` rows through its own ``k x n`` weights; backward is dgrad and wgrad."""
+    e = shape.element_byte
+    once = count * e * (m * k + k * n + m * n)
+    wgrad = count * (e * (m * k + m * n) + 2.0 * shape.gradient_byte * k * n)
+    return Step(
+        _grouped(name, count, m, n, k, once),
+        (_grouped(f"{name}.dgrad", count, m, k, n, once), _grouped(f"{name}.wgrad", count, k, n, m, wgrad)),
+    )
+
+
+def memory(name: str, *, forward: Num, backward: Num, launches: tuple[float, float] = (1.0, 1.0)) -> Step:
+    """An element-wise kernel (or chain of kernels) that moves this many bytes forward and backward.
+
+    ``launches`` are the kernels forward and backward.
+    """
+    return Step(
+        Operator(name=name, kind="memory", flop=0.0, byte=forward, launches=launches[0]),
+        (Operator(name=f"{name}.backward", kind="memory", flop=0.0, byte=backward, launches=launches[1]),),
+    )

@@ -1,0 +1,5 @@
+"""Dense remote."""
+
+from __future__ import annotations
+
+__all__: list[str] = []

@@ -1,0 +1,148 @@
+"""Operators of a whole layer, of the embedding and of the head, forward and backward, for one rank."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from suanchou.model.architecture import MLP, Architecture, Attention, LatentAttention, Layer, LinearAttention, Mixer, MoE
+from suanchou.model.attention import attention_steps, norm_step
+from suanchou.model.feedforward import mlp_steps, moe_steps
+from suanchou.model.latent_attention import latent_attention_steps
+from suanchou.model.operators import Operator, Shape, Step, gemm, memory
+from suanchou.model.recurrent import linear_attention_steps, state_space_steps
+
+__all__ = [
+    "embedding_backward",
+    "embedding_forward",
+    "head_backward",
+    "head_forward",
+    "layer_backward",
+    "layer_forward",
+    "mixer_steps",
+]
+
+_NORMS = {
+    1: ("input",),
+    2: ("input", "mlp"),
+    3: ("input", "cross", "mlp"),
+    4: ("input", "attention_out", "mlp", "mlp_out"),
+}
+
+
+def mixer_steps(mixer: Mixer, d_model: int, shape: Shape, *, prefix: str | None = None) -> Iterator[Step]:
+    """One token mixer in order of execution; names begin with ``prefix`` or with what it is."""
+    if isinstance(mixer, Attention):
+        return attention_steps(mixer, d_model, shape, prefix=prefix or "attention")
+    if isinstance(mixer, LatentAttention):
+        return latent_attention_steps(mixer, d_model, shape, prefix=prefix or "attention")
+    if isinstance(mixer, LinearAttention):
+        return linear_attention_steps(mixer, d_model, shape, prefix=prefix or "linear")
+    return state_space_steps(mixer, d_model, shape, prefix=prefix or "ssm")
+
+
+def _mixers_steps(layer: Layer, d_model: int, shape: Shape) -> Iterator[Step]:
+    if layer.mixer is not None:
+        yield from mixer_steps(layer.mixer, d_model, shape)
+    if layer.hybrid is not None:
+        yield from mixer_steps(layer.hybrid, d_model, shape, prefix="hybrid")
+    if layer.cross is not None:
+        yield from attention_steps(layer.cross, d_model, shape, prefix="cross")
+
+
+def _layer_steps(layer: Layer, d_model: int, shape: Shape) -> Iterator[Step]:
+    names = _NORMS.get(len(layer.norms), tuple(str(i) for i in range(len(layer.norms))))
+    norms = [
+        norm_step(f"norm.{name}", shape, token=shape.token_sp, width=float(norm.width or d_model), kind=norm.kind)
+        for name, norm in zip(names, layer.norms, strict=True)
+        if norm.kind != "none"
+    ]
+    half = (len(norms) + 1) // 2
+    stream = shape.element_byte * shape.token_sp * d_model
+    yield from norms[:half]
+    yield from _mixers_steps(layer, d_model, shape)
+    if layer.mixer is not None:
+        yield memory("residual.mixer", forward=3.0 * stream, backward=3.0 * stream)
+    if layer.cross is not None:
+        yield memory("residual.cross", forward=3.0 * stream, backward=3.0 * stream)
+    yield from norms[half:]
+    if isinstance(layer.ffn, MLP):
+        yield from mlp_steps(layer.ffn, d_model, shape)
+    elif isinstance(layer.ffn, MoE):
+        yield from moe_steps(layer.ffn, d_model, shape)
+    if layer.ffn is not None:
+        yield memory("residual.ffn", forward=3.0 * stream, backward=3.0 * stream)
+
+
+def _forward(steps: Iterable[Step]) -> tuple[Operator, ...]:
+    return tuple(step.forward for step in steps)
+
+
+def _backward(steps: Iterable[Step]) -> tuple[Operator, ...]:
+    return tuple(op for step in reversed(tuple(steps)) for op in step.backward)
+
+
+def layer_forward(layer: Layer, d_model: int, shape: Shape) -> tuple[Operator, ...]:
+    """What one rank executes for one layer and one micro-batch, in order; communication apart."""
+    return _forward(_layer_steps(layer, d_model, shape))
+
+
+def layer_backward(layer: Layer, d_model: int, shape: Shape) -> tuple[Operator, ...]:
+    """The backward of :func:`layer_forward`: two GEMMs per GEMM (``.dgrad``, ``.wgrad``); recompute of the layer apart."""
+    return _backward(_layer_steps(layer, d_model, shape))
+
+
+def _embedding_steps(arch: Architecture, shape: Shape) -> Iterator[Step]:
+    """Gather rows of the table; learned positions are added, then normed, or projected to the model width.
+
+    Backward adds each token's gradient to its row.
+    """
+    width = arch.d_embed or arch.d_model
+    element = shape.token * width
+    e = shape.element_byte
+    yield memory("embedding.gather", forward=2.0 * e * element, backward=element * (e + 2.0 * shape.gradient_byte))
+    if arch.n_position:
+        yield memory("embedding.position", forward=3.0 * e * element, backward=element * (e + 2.0 * shape.gradient_byte))
+    if arch.d_embed not in (None, arch.d_model):
+        yield gemm("embedding.project", shape, m=shape.token, n=float(arch.d_model), k=width)
+    if arch.embedding_norm is not None and arch.embedding_norm.kind != "none":
+        yield norm_step("embedding.norm", shape, token=shape.token_sp, width=float(arch.d_model), kind=arch.embedding_norm.kind)
+
+
+def _head_steps(arch: Architecture, shape: Shape) -> Iterator[Step]:
+    """Final norm, logits over ``vocab / tp``, cross-entropy.
+
+    Fused loss: one pass over the logits forward; one read and one write backward. Unfused: upcast to fp32, log-softmax, pick;
+    and back.
+    """
+    width = arch.d_embed or arch.d_model
+    e = shape.element_byte
+    if arch.final_norm is not None and arch.final_norm.kind != "none":
+        yield norm_step("head.norm", shape, token=shape.token_sp, width=float(arch.d_model), kind=arch.final_norm.kind)
+    if arch.d_embed not in (None, arch.d_model):
+        yield gemm("head.project", shape, m=shape.token, n=float(width), k=arch.d_model)
+    yield gemm("head.logits", shape, m=shape.token, n=arch.vocab / shape.tp, k=width)
+    logits = shape.token * arch.vocab / shape.tp
+    if shape.fused:
+        yield memory("head.loss", forward=e * logits, backward=2.0 * e * logits)
+    else:
+        yield memory("head.loss", forward=(e + 12.0) * logits, backward=(e + 12.0) * logits, launches=(3.0, 3.0))
+
+
+def embedding_forward(arch: Architecture, shape: Shape) -> tuple[Operator, ...]:
+    """What the first stage executes before its layers."""
+    return _forward(_embedding_steps(arch, shape))
+
+
+def embedding_backward(arch: Architecture, shape: Shape) -> tuple[Operator, ...]:
+    """The backward of :func:`embedding_forward`."""
+    return _backward(_embedding_steps(arch, shape))
+
+
+def head_forward(arch: Architecture, shape: Shape) -> tuple[Operator, ...]:
+    """What the last stage executes after its layers, loss included."""
+    return _forward(_head_steps(arch, shape))
+
+
+def head_backward(arch: Architecture, shape: Shape) -> tuple[Operator, ...]:
+    """The backward of :func:`head_forward`."""
+    return _backward(_head_steps(arch, shape))

@@ -1,0 +1,159 @@
+"""Problem: a workload on a cluster with a stack, and the sums over the model that memory and time share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from suanchou.cost.collectives import Fabric, Members, fabric, members
+from suanchou.cost.efficiency import Efficiency, efficiency
+from suanchou.errors import Infeasible, MissingData
+from suanchou.machine.accelerator import Accelerator
+from suanchou.machine.cluster import Cluster, Node
+from suanchou.model.architecture import Layer, Weight
+from suanchou.model.operators import Num, Shape
+from suanchou.model.parameters import distinct_layers, kv_ways, layer_weights, mtp_weights, outer_weights
+from suanchou.training.stack import Stack
+from suanchou.training.strategy import Strategy
+from suanchou.training.workload import Workload
+
+__all__ = ["LayerKind", "Problem", "ShardSum"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShardSum:
+    """Parameters by how TP and EP split them."""
+
+    split: float = 0.0
+    kv: float = 0.0
+    replicated: float = 0.0
+    expert: float = 0.0
+
+    @classmethod
+    def of(cls, tensors: list[Weight]) -> ShardSum:
+        """Sum tensors."""
+        sums = dict.fromkeys(("split", "kv", "replicated", "expert"), 0.0)
+        for weight in tensors:
+            key = weight.shard if weight.shard in ("kv", "replicated", "expert") else "split"
+            sums[key] += weight.size
+        return cls(**sums)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LayerKind:
+    """Equal layers: one of them, their share of all layers and their parameters."""
+
+    layer: Layer
+    share: float
+    parameters: ShardSum
+    kv_ways: int
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Everything that is given; a Strategy is what is chosen."""
+
+    work: Workload
+    cluster: Cluster
+    stack: Stack
+
+    def __post_init__(self) -> None:
+        if len(self.cluster.groups) != 1:
+            names = ", ".join(group.node.id for group in self.cluster.groups)
+            raise Infeasible(
+                f"one plan over different machines ({names}) is not supported by this version",
+                where="--on",
+                hint="plan each group alone and compare",
+            )
+
+    @property
+    def node(self) -> Node:
+        """The cluster's node."""
+        return self.cluster.groups[0].node
+
+    @property
+    def accelerator(self) -> Accelerator:
+        """The cluster's accelerator."""
+        return self.node.accelerator
+
+    @cached_property
+    def eff(self) -> Efficiency:
+        """Efficiency of the accelerator's family."""
+        return efficiency(self.accelerator)
+
+    @cached_property
+    def fabric(self) -> Fabric:
+        """The network as collectives see it."""
+        return fabric(self.cluster, self.eff)
+
+    @cached_property
+    def memory_byte(self) -> float:
+        """Device memory.
+
+        Raises
+        ------
+        MissingData : not published.
+        """
+        if self.accelerator.memory_byte is None:
+            raise MissingData(
+                f"no memory size is published for {self.accelerator.name}", where=f"accelerators/{self.accelerator.id}"
+            )
+        return self.accelerator.memory_byte
+
+    @property
+    def host_link_byte_per_s(self) -> float:
+        """Host link of one accelerator, one way."""
+        return self.node.host_link_byte_per_s or self.eff.host_link_byte_per_s
+
+    @cached_property
+    def kinds(self) -> tuple[LayerKind, ...]:
+        """The distinct layers of the decoder (an encoder's count as such, too)."""
+        arch = self.work.arch
+        n_layer = self.n_layer
+        return tuple(
+            LayerKind(
+                layer=layer,
+                share=count / n_layer,
+                parameters=ShardSum.of(list(layer_weights(layer, arch.d_model))),
+                kv_ways=kv_ways(layer.mixer) if layer.mixer is not None else 1,
+            )
+            for layer, count in distinct_layers((*(arch.encoder.layers if arch.encoder else ()), *arch.layers))
+        )
+
+    @cached_property
+    def n_layer(self) -> int:
+        """Layers that pipeline stages share out."""
+        arch = self.work.arch
+        return arch.n_layer + (len(arch.encoder.layers) if arch.encoder else 0)
+
+    @cached_property
+    def ends(self) -> tuple[ShardSum, ShardSum]:
+        """Parameters that only the first and only the last stage hold (a tied head is a copy on the last one)."""
+        outside = [*outer_weights(self.work.arch), *mtp_weights(self.work.arch)]
+        last = [weight for weight in outside if weight.role in ("head", "mtp") or weight.name.startswith("final_norm")]
+        return ShardSum.of([weight for weight in outside if weight not in last]), ShardSum.of(last)
+
+    @cached_property
+    def tied_copy(self) -> float:
+        """Parameters of the embedding that the last of several stages holds again."""
+        arch = self.work.arch
+        return float(arch.vocab * (arch.d_embed or arch.d_model)) if arch.tied else 0.0
+
+    def shape(self, s: Strategy) -> Shape:
+        """What a rank sees of a micro-batch."""
+        return Shape(
+            batch=np.asarray(s.micro_batch, dtype=float),
+            seq=float(self.work.seq),
+            tp=s.tp,
+            cp=s.cp,
+            ep=s.ep,
+            sp=s.sp,
+            gradient_byte=self.stack.gradient_byte,
+            attention="flash" if self.stack.attention == "flash" else "eager",
+        )
+
+    def group(self, size: Num, stride: Num) -> Members:
+        """Members of a communicator on this machine."""
+        return members(size, stride, self.node.scale_up.size)

@@ -1,0 +1,88 @@
+"""Workload: what is to be trained; and the defaults that stand in for what the user left open."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from suanchou.errors import SpecError
+from suanchou.model.architecture import Architecture
+from suanchou.training.defaults import batch_token, default
+
+__all__ = ["Objective", "Workload", "workload"]
+
+Objective = Literal["time", "money", "energy", "accelerators"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Workload:
+    """One training job.
+
+    Parameters
+    ----------
+    arch : the model.
+    token : training tokens.
+    seq : tokens per sequence.
+    global_batch : sequences per optimizer step.
+    dtype : compute type of the matrix units, ``bf16`` or ``fp16``.
+    """
+
+    arch: Architecture
+    token: float
+    seq: int
+    global_batch: int
+    dtype: str
+    assumptions: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not self.token > 0:
+            raise SpecError("training needs a positive number of tokens", where="--tokens", hint="for example --tokens 15T")
+        for name, value in (("--seq", self.seq), ("--batch", self.global_batch)):
+            if value < 1:
+                raise SpecError(f"{value} is not a possible size", where=name)
+
+    @property
+    def batch_token(self) -> int:
+        """Tokens per optimizer step."""
+        return self.seq * self.global_batch
+
+    @property
+    def n_step(self) -> float:
+        """Optimizer steps of the whole run."""
+        return self.token / self.batch_token
+
+
+def workload(
+    arch: Architecture,
+    *,
+    token: float,
+    dtype: str,
+    parameters: float,
+    seq: int | None = None,
+    global_batch: int | None = None,
+) -> Workload:
+    """A Workload with its open fields filled in and said so.
+
+    Raises
+    ------
+    SpecError : a sequence longer than learned positions allow.
+    """
+    assumptions = []
+    if seq is None:
+        longest = int(default("longest_default_seq").value)
+        seq = min(arch.max_position, longest)
+        assumptions.append(f"sequence length {seq}: the model's context, at most {longest} (--seq changes it)")
+    if arch.n_position and seq > arch.n_position:
+        raise SpecError(
+            f"the model has {arch.n_position} learned positions",
+            where=f"--seq {seq}",
+            hint=f"use --seq {arch.n_position} or less",
+        )
+    if global_batch is None:
+        token_per_step, _ = batch_token(parameters)
+        global_batch = max(1, round(token_per_step / seq))
+        mi_token = global_batch * seq / 2**20
+        assumptions.append(
+            f"global batch {global_batch} sequences = {mi_token:.3g} Mi tokens: common for models of this size (--batch)"
+        )
+    return Workload(arch=arch, token=token, seq=seq, global_batch=global_batch, dtype=dtype, assumptions=tuple(assumptions))

@@ -1,0 +1,130 @@
+"""Parameter counts of linear-attention, state-space and hybrid models equal those of transformers' own models."""
+
+from __future__ import annotations
+
+import pytest
+from parameter_oracle import check, make_config
+
+WIDTHS = {"hidden_size": 48, "vocab_size": 101, "num_hidden_layers": 9}
+HEADS = {"num_attention_heads": 6, "num_key_value_heads": 2, "intermediate_size": 35, **WIDTHS}
+LINEAR = {
+    "linear_num_key_heads": 2,
+    "linear_num_value_heads": 6,
+    "linear_key_head_dim": 7,
+    "linear_value_head_dim": 9,
+    "linear_conv_kernel_dim": 3,
+}
+SPARSE = {
+    "moe_intermediate_size": 17,
+    "shared_expert_intermediate_size": 19,
+    "num_experts": 7,
+    "num_experts_per_tok": 3,
+}
+LATENT = {"kv_lora_rank": 14, "qk_nope_head_dim": 10, "qk_rope_head_dim": 6, "v_head_dim": 9}
+MAMBA = {"mamba_n_heads": 12, "mamba_d_state": 5, "mamba_n_groups": 3, "mamba_d_conv": 3}
+PATTERN = ["linear_attention", "full_attention", "linear_attention"] * 3
+
+CASES = {
+    "qwen3_next": [
+        {**HEADS, **LINEAR, **SPARSE, "head_dim": 10, "decoder_sparse_step": 2},
+        {**HEADS, **LINEAR, **SPARSE, "attention_bias": True, "mlp_only_layers": [1, 8], "layer_types": PATTERN},
+    ],
+    "qwen3_5_text": [{**HEADS, **LINEAR, "head_dim": 10}, {**HEADS, **LINEAR, "attention_bias": True, "layer_types": PATTERN}],
+    "qwen3_5_moe_text": [{**HEADS, **LINEAR, **SPARSE, "head_dim": 10}, {**HEADS, **SPARSE, "tie_word_embeddings": True}],
+    "minimax": [
+        {**HEADS, "num_local_experts": 5},
+        {**HEADS, "head_dim": 14, "layer_types": PATTERN, "sliding_window": 8},
+    ],
+    "kimi_linear": [
+        {**HEADS, **LATENT, "pad_token_id": 0, "linear_head_dim": 5, "linear_num_heads": 7, "num_local_experts": 9},
+        {
+            **HEADS,
+            **LATENT,
+            "pad_token_id": 0,
+            "q_lora_rank": 13,
+            "attention_bias": True,
+            "layer_types": PATTERN,
+            "n_shared_experts": 2,
+        },
+    ],
+    "bailing_hybrid": [
+        {
+            **HEADS,
+            **LATENT,
+            "pad_token_id": 0,
+            "head_dim": 12,
+            "num_local_experts": 9,
+            "moe_intermediate_size": 13,
+            "short_conv_kernel_size": 3,
+        },
+        {**HEADS, **LATENT, "pad_token_id": 0, "attention_bias": True, "layer_group_size": 2, "first_k_dense_replace": 5},
+    ],
+    "olmo_hybrid": [
+        {**HEADS, **LINEAR, "pad_token_id": 0, "attention_bias": True},
+        {**HEADS, "pad_token_id": 0, "layer_types": PATTERN},
+        {**HEADS, "num_hidden_layers": 3, "pad_token_id": 0},
+    ],
+    "mamba": [
+        {**WIDTHS, "state_size": 5, "conv_kernel": 3, "time_step_rank": 7, "use_bias": True},
+        {**WIDTHS, "hidden_size": 50, "use_conv_bias": False, "expand": 3, "tie_word_embeddings": False},
+    ],
+    "falcon_mamba": [{**WIDTHS, "state_size": 5, "conv_kernel": 3}, {**WIDTHS, "use_conv_bias": False, "use_bias": True}],
+    "mamba2": [
+        {**WIDTHS, "num_heads": 12, "head_dim": 8, "n_groups": 3, "state_size": 7, "conv_kernel": 3},
+        {**WIDTHS, "num_heads": 16, "head_dim": 9, "expand": 3, "use_bias": True, "use_conv_bias": False},
+    ],
+    "jamba": [
+        {**HEADS, "mamba_d_state": 5, "mamba_dt_rank": 7, "num_experts": 5, "attn_layer_period": 4, "attn_layer_offset": 1},
+        {**HEADS, "mamba_proj_bias": True, "mamba_conv_bias": False, "expert_layer_period": 3, "num_experts": 1},
+    ],
+    "bamba": [
+        {**HEADS, **MAMBA, "attn_layer_indices": [2, 5]},
+        {**HEADS, **MAMBA, "attn_layer_indices": [0], "attention_bias": True, "mlp_bias": True, "mamba_proj_bias": True},
+    ],
+    "granitemoehybrid": [
+        {**HEADS, **MAMBA, "layer_types": PATTERN, "shared_intermediate_size": 21},
+        {**HEADS, **MAMBA, "layer_types": ["mamba", "attention", "mamba"] * 3, "num_local_experts": 0, "attention_bias": True},
+    ],
+    "falcon_h1": [
+        {**HEADS, **MAMBA, "mamba_d_ssm": 60, "mamba_rms_norm": True},
+        {**HEADS, **MAMBA, "mamba_d_ssm": None, "attention_bias": True, "mlp_bias": True, "projectors_bias": True},
+        {**HEADS, **MAMBA, "mamba_d_ssm": 36, "mamba_proj_bias": True, "mamba_conv_bias": False},
+        {**HEADS, **MAMBA, "mamba_d_ssm": 36, "mamba_proj_bias": True, "projectors_bias": True},
+    ],
+    "nemotron_h": [
+        {**HEADS, "hybrid_override_pattern": "M-M*-E", "mamba_num_heads": 6, "mamba_head_dim": 10, "n_groups": 2},
+        {
+            **HEADS,
+            "layers_block_type": ["mamba", "moe", "attention"],
+            "mlp_bias": True,
+            "use_bias": True,
+            "moe_latent_size": 11,
+        },
+        {**HEADS, "layers_block_type": ["moe", "mlp"], "mlp_bias": True, "n_routed_experts": 5, "head_dim": 7},
+    ],
+    "recurrent_gemma": [
+        {**HEADS, "intermediate_size": 34, "lru_width": 42, "conv1d_width": 3},
+        {**HEADS, "intermediate_size": 34, "attention_bias": True, "block_types": ["attention", "recurrent"]},
+    ],
+    "lfm2": [
+        {**HEADS, "conv_bias": True, "full_attn_idxs": [2, 5], "block_multiple_of": 4, "block_ffn_dim_multiplier": 1.3},
+        {**HEADS, "block_auto_adjust_ff_dim": False, "layer_types": ["conv", "full_attention", "conv"] * 3, "conv_L_cache": 5},
+    ],
+    "lfm2_moe": [
+        {**HEADS, **SPARSE, "layer_types": ["conv", "full_attention", "conv"] * 3, "conv_bias": True},
+        {**HEADS, **SPARSE, "layer_types": ["conv"] * 9, "num_dense_layers": 0, "use_expert_bias": False},
+    ],
+}
+
+INCOMPLETE_BY_DEFAULT = {"lfm2_moe"}
+"""Its default configuration cannot be built: transformers leaves the layer kinds empty."""
+
+
+@pytest.mark.parametrize("model_type", sorted(set(CASES) - INCOMPLETE_BY_DEFAULT))
+def test_default_configuration(model_type):
+    check(make_config(model_type))
+
+
+@pytest.mark.parametrize(("model_type", "values"), [(key, values) for key in CASES for values in CASES[key]])
+def test_odd_small_configurations(model_type, values):
+    check(make_config(model_type, **values))
