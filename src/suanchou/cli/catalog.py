@@ -20,7 +20,10 @@ def catalog() -> None:
     """Carry the sub-commands."""
 
 
-@command("list", help=N_("List the entries of a KIND: accelerators, nodes, clusters, models, stacks, regions, notable, epoch, families."))
+@command(
+    "list",
+    help=N_("List the entries of a KIND: accelerators, nodes, clusters, models, stacks, regions, notable, epoch, families."),
+)
 @argument("kind", metavar="KIND")
 @option("--vendor", help=N_("Part of the vendor's, operator's or organisation's name."))
 @option("--country", help=N_("Country code, for example CN."))

@@ -203,7 +203,9 @@ def catalog_show(name: str, *, kind: str | None = None) -> Report:
         found = source.find(name)
     if not found:
         hint = source.nearest(name, kinds=tuple(other for other in KINDS if other != "epoch"))
-        raise SpecError(f"nothing called {name!r} in the catalogue", where="catalog show", hint=hint or "suanchou catalog search")
+        raise SpecError(
+            f"nothing called {name!r} in the catalogue", where="catalog show", hint=hint or "suanchou catalog search"
+        )
     tables: list[Table] = []
     for record in found:
         tables += _entry_tables(record)
