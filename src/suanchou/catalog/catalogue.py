@@ -16,7 +16,18 @@ from suanchou.catalog.stacks import read_stacks
 from suanchou.catalog.tables import Row, read_models, read_rows, read_table
 from suanchou.errors import SpecError
 
-__all__ = ["Catalogue", "catalogue", "find", "get", "model_file", "names", "records", "search", "set_user_catalog", "use_catalog"]
+__all__ = [
+    "Catalogue",
+    "catalogue",
+    "find",
+    "get",
+    "model_file",
+    "names",
+    "records",
+    "search",
+    "set_user_catalog",
+    "use_catalog",
+]
 
 SIDE_TABLES = (
     "aliases",
@@ -27,6 +38,7 @@ SIDE_TABLES = (
     "dtype_support",
     "default_nodes",
     "host_links",
+    "memory_units",
     "pcie",
     "networks",
     "country_regions",

@@ -84,7 +84,9 @@ def build_record(kind: str, name: str, rows: tuple[Row, ...], *, note: str = "")
     if kind == "stacks":
         cells = stack_cells(rows[-1])
         return Record(kind=kind, id=name, cells=cells, warnings=(note,) if note else (), origin=(str(rows[-1].path),))
-    merged: dict[str, Cell] = {spec.name: Cell(value=None, unit=spec.unit) for spec in columns(kind).values() if spec.type != "grade"}
+    merged: dict[str, Cell] = {
+        spec.name: Cell(value=None, unit=spec.unit) for spec in columns(kind).values() if spec.type != "grade"
+    }
     for row in rows:
         written = _cells_of(kind, name, row, built_in=row.path.is_relative_to(DATA_DIR))
         merged |= {column: cell for column, cell in written.items() if cell.value is not None or merged[column].value is None}

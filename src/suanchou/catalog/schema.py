@@ -31,12 +31,15 @@ class ColumnSpec:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KindSpec:
-    """One kind of entry: its plural name, its file and what one entry is."""
+    """One kind of entry: its plural name, its file, what one entry is, and the line its licence asks to print with it."""
 
     name: str
     file: str
     title: str
+    attribution: str = ""
 
+
+_EPOCH = "Data: Epoch AI, CC BY 4.0 (rows of 2026 in notable: Our World in Data, CC BY 4.0)"
 
 KINDS: dict[str, KindSpec] = {
     spec.name: spec
@@ -47,8 +50,8 @@ KINDS: dict[str, KindSpec] = {
         KindSpec(name="models", file="models.csv", title="model"),
         KindSpec(name="stacks", file="stacks.yaml", title="software stack"),
         KindSpec(name="regions", file="electricity_and_cost.csv", title="region"),
-        KindSpec(name="notable", file="notable_models.csv", title="notable model"),
-        KindSpec(name="epoch", file="epoch_models.csv", title="model of the Epoch AI survey"),
+        KindSpec(name="notable", file="notable_models.csv", title="notable model", attribution=_EPOCH),
+        KindSpec(name="epoch", file="epoch_models.csv", title="model of the Epoch AI survey", attribution=_EPOCH),
     )
 }
 """Kinds by name, in the order they are listed."""

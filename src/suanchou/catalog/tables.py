@@ -6,17 +6,29 @@ import csv
 import io
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 from suanchou.catalog.naming import did_you_mean, fold
 from suanchou.catalog.schema import ColumnSpec, columns
 from suanchou.errors import SpecError
 from suanchou.estimate import Grade
+from suanchou.spec import parse
 
-__all__ = ["MAX_FILE_BYTE", "Row", "entry_id", "parse_value", "read_models", "read_rows", "read_table", "read_text"]
+__all__ = [
+    "MAX_FILE_BYTE",
+    "Row",
+    "check_keys",
+    "entry_id",
+    "parse_value",
+    "read_models",
+    "read_rows",
+    "read_table",
+    "read_text",
+    "read_yaml",
+]
 
 MAX_FILE_BYTE = 20_000_000
 _PCIE = re.compile(r"\d\.\dx\d{1,3}")
@@ -50,6 +62,33 @@ def read_text(path: Path) -> str:
         raise SpecError("is not UTF-8 text", where=str(path), hint="save it as UTF-8") from None
     except OSError as error:
         raise SpecError(f"cannot be read: {error.strerror}", where=str(path), hint="check the path") from None
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The mapping in a YAML or JSON file.
+
+    Raises
+    ------
+    SpecError : unreadable, not well formed, or a key that stands twice in one mapping.
+    """
+    return parse(read_text(path), str(path), suffix=path.suffix.lower())
+
+
+def check_keys(found: Any, known: Iterable[str], *, where: str) -> Mapping[str, Any]:
+    """``found`` as a mapping whose keys are all known.
+
+    Raises
+    ------
+    SpecError : not a mapping, or an unknown key.
+    """
+    names = tuple(known)
+    if not isinstance(found, dict):
+        raise SpecError("is not a mapping", where=where, hint=f"write keys such as: {', '.join(names)}")
+    for key in found:
+        if key not in names:
+            hint = did_you_mean(str(key), names, otherwise=f"known keys: {', '.join(names)}")
+            raise SpecError(f"unknown key {key!r}", where=where, hint=hint)
+    return found
 
 
 def read_rows(path: Path) -> list[tuple[int, dict[str, str]]]:

@@ -14,42 +14,27 @@ from suanchou.report.report import Column, Report, Table
 __all__ = ["LISTED", "catalog_list", "catalog_search", "catalog_show"]
 
 LISTED: dict[str, tuple[str, ...]] = {
-    "accelerators": (
-        "vendor",
-        "kind",
-        "year",
-        "fp16_tflops",
-        "bf16_tflops",
-        "fp8_tflops",
-        "memory_gb",
-        "memory_bandwidth_gb_s",
-        "tdp_w",
-    ),
+    "accelerators": ("year", "fp16_tflops", "bf16_tflops", "memory_gb", "memory_bandwidth_gb_s", "tdp_w"),
     "nodes": (
         "accelerator_id",
         "accelerators_per_node",
         "scale_up_domain_size",
         "scale_up_gb_s_per_accelerator_unidirectional",
-        "scale_up_topology",
-        "nic_count",
         "nic_gbps_each",
     ),
-    "clusters": ("operator", "country", "year", "node_id", "nodes", "network_gbps_per_node", "oversubscription"),
-    "models": ("title", "organization", "family", "date", "params_published", "training_tokens", "context"),
-    "stacks": ("title", "version"),
+    "clusters": ("operator", "country", "year", "node_id", "nodes"),
+    "models": ("family", "date", "params_published", "training_tokens"),
+    "stacks": ("title",),
     "regions": ("usd_per_kwh", "gco2_per_kwh", "typical_pue"),
-    "notable": ("organization", "date", "parameters", "training_tokens", "training_flop"),
-    "epoch": ("organization", "country", "date", "parameters", "training_flop"),
+    "notable": ("organization", "date", "parameters", "training_flop"),
+    "epoch": ("organization", "date", "parameters", "training_flop"),
 }
 """Columns of the list of each kind, after the id."""
 
 _HEADINGS: dict[str, str] = {
-    "vendor": N_("vendor"),
-    "kind": N_("kind"),
     "year": N_("year"),
     "fp16_tflops": "FP16",
     "bf16_tflops": "BF16",
-    "fp8_tflops": "FP8",
     "memory_gb": N_("memory"),
     "memory_bandwidth_gb_s": N_("bandwidth"),
     "tdp_w": N_("power"),
@@ -57,15 +42,11 @@ _HEADINGS: dict[str, str] = {
     "accelerators_per_node": N_("per node"),
     "scale_up_domain_size": N_("domain"),
     "scale_up_gb_s_per_accelerator_unidirectional": N_("scale-up, one way"),
-    "scale_up_topology": N_("topology"),
-    "nic_count": N_("ports"),
-    "nic_gbps_each": N_("per port"),
+    "nic_gbps_each": N_("network port"),
     "operator": N_("operator"),
     "country": N_("country"),
     "node_id": N_("node"),
     "nodes": N_("nodes"),
-    "network_gbps_per_node": N_("network per node"),
-    "oversubscription": N_("taper"),
     "title": N_("name"),
     "organization": N_("organisation"),
     "family": N_("family"),
@@ -74,18 +55,19 @@ _HEADINGS: dict[str, str] = {
     "parameters": N_("parameters"),
     "training_tokens": N_("tokens"),
     "training_flop": N_("training compute"),
-    "context": N_("context"),
-    "version": N_("version"),
     "usd_per_kwh": N_("price"),
     "gco2_per_kwh": N_("carbon"),
     "typical_pue": "PUE",
 }
 _FILTERS: dict[str, tuple[str, ...]] = {
     "vendor": ("vendor", "operator", "organization"),
-    "country": ("country",),
+    "country": ("country", "region"),
     "kind": ("kind", "scale_up_topology", "family", "domain"),
 }
-_SHORT_SOURCE = 60
+_NOT_ROWS = frozenset(
+    {"id", "name", "model", "region", "source", "link", "recalled", "notes", "price_note", "aliases", "sources"}
+)
+"""Columns that a single entry shows elsewhere: in its title, its remarks, its note or its sources."""
 
 
 def shown(cell: Cell | None) -> str:
@@ -101,7 +83,7 @@ def shown(cell: Cell | None) -> str:
 def _flags(cell: Cell) -> str:
     if cell.value is None:
         return ""
-    return " ".join(word for word, on in ((_("recalled"), cell.recalled), ("UNVERIFIED", cell.unverified)) if on)
+    return ", ".join(word for word, on in ((_("recalled"), cell.recalled), ("UNVERIFIED", cell.unverified)) if on)
 
 
 def _numeric(record: Record, column: str) -> bool:
@@ -110,7 +92,10 @@ def _numeric(record: Record, column: str) -> bool:
 
 def _matches(record: Record, wanted: Mapping[str, str]) -> bool:
     for name, text in wanted.items():
-        values = [record.text(column).casefold() for column in _FILTERS[name]]
+        if name == "country" and record.kind == "regions":
+            values = [record.id.partition("-")[0].casefold()]
+        else:
+            values = [record.text(column).casefold() for column in _FILTERS[name]]
         exact = name == "country"
         if not any(text.casefold() == value if exact else text.casefold() in value for value in values if value):
             return False
@@ -134,6 +119,8 @@ def catalog_list(
     ------
     SpecError : no such kind, or a filter that fits none of its columns.
     """
+    if kind in ("families", "family"):
+        return _families(top)
     spec = kind_spec(kind)
     wanted = {name: text for name, text in (("vendor", vendor), ("country", country), ("kind", only)) if text}
     found = catalogue().records(spec.name)
@@ -150,6 +137,22 @@ def catalog_list(
     )
 
 
+def _families(top: int | None) -> Report:
+    """Model types whose configurations are understood."""
+    from suanchou.model.config import supported_model_types
+
+    types = supported_model_types()[:top]
+    return Report(
+        kind="catalog.list",
+        inputs={"kind": "families"} | ({"top": top} if top else {}),
+        result={"count": len(types), "entries": [{"id": name} for name in types]},
+        headline=_("{n} model types").format(n=len(types)),
+        tables=(
+            Table(title="", columns=(Column(name="model_type", align="left"),), rows=tuple((t,) for t in types), main=True),
+        ),
+    )
+
+
 def _list_report(kind: str, records: Sequence[Record], *, total: int, inputs: dict[str, Any], title: str) -> Report:
     table = _list_table(kind, records, title)
     return Report(
@@ -161,12 +164,13 @@ def _list_report(kind: str, records: Sequence[Record], *, total: int, inputs: di
         },
         headline=_("{n} of {total} entries").format(n=len(records), total=total),
         tables=(table,),
+        sources=tuple(filter(None, (KINDS[kind].attribution,))),
     )
 
 
 def _list_table(kind: str, records: Sequence[Record], title: str) -> Table:
     names = [name for name in LISTED[kind] if any(name in record.cells for record in records)]
-    columns = [Column(name=N_("id"), align="left")]
+    columns = [Column(name=N_("id"), align="left", whole=kind not in ("notable", "epoch"))]
     for name in names:
         unit = next((record.cells[name].unit for record in records if name in record.cells), "")
         numeric = any(_numeric(record, name) for record in records)
@@ -175,8 +179,9 @@ def _list_table(kind: str, records: Sequence[Record], title: str) -> Table:
     for record in records:
         cells = [shown(record.cells.get(name)) if record.value(name) is not None else "-" for name in names]
         rows.append((_marked(record), *cells))
-    note = N_("- is unknown; * recalled; ! UNVERIFIED: see catalog show")
-    return Table(title=title, columns=tuple(columns), rows=tuple(rows), note=note if records else "", main=True)
+    note = _("- is unknown; * recalled; ! UNVERIFIED: see catalog show") if records else ""
+    note = " · ".join(filter(None, (note, KINDS[kind].attribution)))
+    return Table(title=title, columns=tuple(columns), rows=tuple(rows), note=note, main=True)
 
 
 def _marked(record: Record) -> str:
@@ -204,7 +209,9 @@ def catalog_show(name: str, *, kind: str | None = None) -> Report:
     if not found:
         hint = source.nearest(name, kinds=tuple(other for other in KINDS if other != "epoch"))
         raise SpecError(
-            f"nothing called {name!r} in the catalogue", where="catalog show", hint=hint or "suanchou catalog search"
+            f"nothing called {name!r} in the catalogue",
+            where="catalog show",
+            hint=hint or f"try: suanchou catalog search {name}",
         )
     tables: list[Table] = []
     for record in found:
@@ -216,7 +223,7 @@ def catalog_show(name: str, *, kind: str | None = None) -> Report:
         headline="; ".join(_headline(record) for record in found),
         tables=tuple(tables),
         warnings=tuple(dict.fromkeys(text for record in found for text in (*record.warnings, *_planning_warnings(record)))),
-        sources=tuple(dict.fromkeys(text for record in found for text in record.sources)),
+        sources=tuple(dict.fromkeys(filter(None, (text for r in found for text in (KINDS[r.kind].attribution, *r.sources))))),
     )
 
 
@@ -236,30 +243,34 @@ def _entry_tables(record: Record) -> list[Table]:
     sources = list(dict.fromkeys(cell.source for cell in record.cells.values() if cell.source and cell.value is not None))
     rows = []
     for name, cell in record.cells.items():
-        if name in ("id", "source", "link", "recalled", "notes", "aliases", "sources"):
+        if name in _NOT_ROWS:
             continue
-        known = cell.value is not None
-        number = f"[{sources.index(cell.source) + 1}]" if known and cell.source else ""
-        remark = f"{_flags(cell)} {cell.note}".strip()
-        rows.append((name, shown(cell), cell.unit, _(cell.grade) if known else "", remark, number))
-    columns = (
-        Column(name=N_("value of"), align="left"),
-        Column(name=N_("value"), align="left"),
-        Column(name=N_("unit"), align="left"),
-        Column(name=N_("evidence"), align="left"),
-        Column(name=N_("remark"), align="left"),
-        Column(name=N_("source"), align="left"),
-    )
-    tables = [Table(title=record.title, columns=columns, rows=tuple(rows), note=record.text("notes"), main=True)]
+        evidence = []
+        if cell.value is not None:
+            evidence = [_(cell.grade)] if isinstance(cell.value, (int, float)) else []
+            evidence += [f"[{sources.index(cell.source) + 1}]"] if cell.source else []
+        remark = ", ".join(filter(None, (_flags(cell), cell.note, _remark_cell(record, name))))
+        rows.append((name, shown(cell), cell.unit, " ".join(evidence), remark))
+    headings = (N_("value of"), N_("value"), N_("unit"), N_("evidence"), N_("remark"))
+    columns = tuple(Column(name=heading, align="left", whole=i == 0) for i, heading in enumerate(headings))
+    tables = [Table(title=record.title, columns=columns, rows=tuple(rows), note=_note(record), main=True)]
     if record.kind == "accelerators":
         tables.append(_planning_table(record))
-    aliases = catalogue().aliases(record.kind, record.id)
     listed = [(f"[{i + 1}]", text) for i, text in enumerate(sources)]
-    if aliases:
-        listed.append((_("also called"), ", ".join(aliases)))
-    columns = (Column(name=N_("no."), align="left"), Column(name=N_("source"), align="left"))
-    tables.append(Table(title=N_("Sources"), columns=columns, rows=tuple(listed)))
+    listed += [(_("aliases"), text) for text in (", ".join(catalogue().aliases(record.kind, record.id)),) if text]
+    if listed:
+        columns = (Column(name=N_("no."), align="left"), Column(name=N_("source"), align="left"))
+        tables.append(Table(title=N_("Sources"), columns=columns, rows=tuple(listed)))
     return tables
+
+
+def _note(record: Record) -> str:
+    return " · ".join(filter(None, (record.text("notes"), KINDS[record.kind].attribution)))
+
+
+def _remark_cell(record: Record, name: str) -> str:
+    """The note that stands in a column of its own beside a value."""
+    return record.text("price_note") if name == "price_usd_approx" else ""
 
 
 # -- how planners use an accelerator -----------------------------------------------------------------------------------
@@ -312,7 +323,7 @@ def _planning_table(record: Record) -> Table:
         (_("usual node"), f"{planned['usual_node']} ({planned['ranks_per_node']})"),
         (_("family"), " < ".join(planned["family"])),
     )
-    columns = (Column(name=N_("as planned with"), align="left"), Column(name=N_("value"), align="left"))
+    columns = (Column(name=N_("as planned with"), align="left", whole=True), Column(name=N_("value"), align="left"))
     return Table(title="", columns=columns, rows=rows)
 
 
@@ -328,12 +339,11 @@ def catalog_search(text: str, *, kind: str | None = None) -> Report:
     if not found:
         hint = catalogue().nearest(text, kinds=kinds) or "try fewer words, or: suanchou catalog list KIND"
         raise SpecError(f"nothing in the catalogue matches {text!r}", where="catalog search", hint=hint)
-    rows = tuple((record.kind, _marked(record), record.title, record.text("notes")[:_SHORT_SOURCE]) for record in found)
+    rows = tuple((_(KINDS[record.kind].title), _marked(record), record.title) for record in found)
     columns = (
         Column(name=N_("kind"), align="left"),
-        Column(name=N_("id"), align="left"),
+        Column(name=N_("id"), align="left", whole=kind not in ("notable", "epoch")),
         Column(name=N_("name"), align="left"),
-        Column(name=N_("remark"), align="left"),
     )
     return Report(
         kind="catalog.search",

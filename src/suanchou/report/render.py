@@ -179,7 +179,7 @@ def _rich_table(table: Table) -> RenderableType:
         widest = max((cell_len(row[i]) for row in table.rows), default=1)
         # A number is never broken over lines: in its column only the heading wraps.
         heading = _heading(column) if column.align == "left" else _wrapped(_heading(column), max(widest, 9))
-        no_wrap = column.align == "right"
+        no_wrap = column.align == "right" or column.whole
         drawn.add_column(Text(heading), justify=column.align, no_wrap=no_wrap, overflow="fold", vertical="bottom")
     for row in table.rows:
         drawn.add_row(*(Text(cell) for cell in row))

@@ -16,11 +16,15 @@ __all__ = ["Column", "Report", "Table"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Column:
-    """A column: its heading (translated when drawn) and its unit, which stands in the heading."""
+    """A column: its heading (translated when drawn) and its unit, which stands in the heading.
+
+    The cells of a right-aligned column and of one that is ``whole`` are never broken over lines.
+    """
 
     name: str
     unit: str = ""
     align: Literal["left", "right"] = "right"
+    whole: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

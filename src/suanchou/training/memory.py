@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from suanchou.model.activations import embedding_activation_byte, head_activation_byte, layer_activation_byte
+from suanchou.model.activations import Recompute, embedding_activation_byte, head_activation_byte, layer_activation_byte
 from suanchou.model.operators import Num
 from suanchou.training.pipeline import in_flight, stage_layers
 from suanchou.training.problem import Problem, ShardSum
@@ -69,7 +69,7 @@ def activation_table(problem: Problem, s: Strategy) -> ActivationTable:
     """Activation bytes of the layouts in ``s`` (1-D arrays)."""
     shape, arch = problem.shape(s), problem.work.arch
 
-    def average(recompute: str) -> Num:
+    def average(recompute: Recompute) -> Num:
         total: Num = 0.0
         for kind in problem.kinds:
             total = total + kind.share * layer_activation_byte(kind.layer, arch.d_model, shape, recompute)
@@ -123,8 +123,8 @@ def stage_memory(problem: Problem, s: Strategy, acts: ActivationTable, stage: st
     """Memory of one stage. Fields of ``s`` broadcast; ``acts`` must broadcast with its layout fields.
 
     Weights, gradients and optimizer states follow ZeRO (Rajbhandari et al. 2020): stage 1 splits the optimizer, 2 the
-    gradients, 3 the weights. Activations are those of all micro-batches in flight; full recomputation keeps a layer's input only and needs
-    one whole layer while it runs; whatever is offloaded keeps two layers on the device, one in use and one under way.
+    gradients, 3 the weights. Activations are those of all micro-batches in flight. Full recomputation keeps a layer's input only
+    and needs one whole layer while it runs. Whatever is offloaded keeps two layers on the device, one in use, one under way.
     """
     stack = problem.stack
     dense, expert = stage_parameters(problem, s, stage)

@@ -81,7 +81,7 @@ class _Question:
     goodput: float | None
     usd_per_accelerator_h: float | None
     fixed: Mapping[str, int]
-    options: Options | None
+    options: Options
     fp8: bool
     keep: int
     exhaustive: bool
@@ -249,7 +249,7 @@ def plan(
     goodput: float | None = None,
     usd_per_accelerator_h: float | None = None,
     fixed: Mapping[str, int] | None = None,
-    options: Options | None = None,
+    offload: bool = True,
     keep: int = 5,
     exhaustive: bool = False,
     progress: Callable[[int, int], None] | None = None,
@@ -262,7 +262,7 @@ def plan(
     dtype : ``bf16`` or ``fp16``; what the accelerator trains in unless given. ``fp8`` also tries fp8 linear layers.
     objective : ``time`` uses every rank; ``money``, ``energy`` and ``accelerators`` also try fewer of them.
     deadline_s : longest wall time allowed.
-    fixed : layout fields to pin, for example ``{"tp": 8}``.
+    fixed : layout fields to pin, for example ``{"tp": 8}``. ``offload``: host memory may hold states.
     keep : rivals to show. ``exhaustive`` prices every strategy, for the frontier.
 
     Raises
@@ -287,7 +287,7 @@ def plan(
         goodput=goodput,
         usd_per_accelerator_h=usd_per_accelerator_h,
         fixed=fixed or {},
-        options=options,
+        options=Options.build(software.zero_stages, offload=offload),
         fp8=fp8,
         keep=keep,
         exhaustive=exhaustive,
@@ -353,7 +353,7 @@ def _assumptions(problem: Problem, run: Iterable[Estimate], q: _Question) -> tup
 
 def _warnings(problem: Problem, found: Found) -> tuple[str, ...]:
     out = [
-        "first version of the cost model: not yet validated on published runs, so no interval; compare plans, do not trust seconds",
+        "the cost model is a first version, not yet validated on published runs: compare plans, do not trust seconds",
         *problem.cluster.warnings,
     ]
     missing = problem.eff.assumed

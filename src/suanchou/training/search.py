@@ -236,11 +236,11 @@ class _Walk:
 
 
 def _rivals(layout: Strategy, best: _Best, keep: int) -> list[int]:
-    """The best layouts that differ in their parallel degrees, quickest first; ties go to the smaller memory."""
+    """The best layouts that differ in TP, PP or EP, quickest first; ties go to the smaller memory."""
     seen: set[tuple[float, ...]] = set()
     out: list[int] = []
     for i in np.lexsort((best.memory, best.step_s)):
-        key = tuple(float(np.asarray(getattr(layout, name))[best.layout[i]]) for name in ("tp", "cp", "pp", "ep"))
+        key = tuple(float(np.asarray(getattr(layout, name))[best.layout[i]]) for name in ("tp", "pp", "ep"))
         if key in seen:
             continue
         seen.add(key)

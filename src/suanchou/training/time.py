@@ -269,8 +269,8 @@ def _gradient_reduce_s(problem: Problem, s: Strategy, slowest: StageTime) -> Num
     """Exposed gradient reduction.
 
     Below ZeRO-1 an all-reduce, above it a reduce-scatter; HSDP adds an all-reduce of the shards across domains. Behind the
-    last micro-batch's backward hides all but the last bucket; ZeRO-3 reduces with every micro-batch, and its gathers take the
-    network first.
+    last micro-batch's backward hides all but the last bucket. ZeRO-2 and 3 keep shards only, so they reduce with every
+    micro-batch; the gathers of ZeRO-3 take the network first.
     """
     stack, fabric = problem.stack, problem.fabric
     total: Num = 0.0
@@ -284,10 +284,10 @@ def _gradient_reduce_s(problem: Problem, s: Strategy, slowest: StageTime) -> Num
         across = fabric.all_reduce_s(byte / shards, problem.group(size / shards, stride * shards))
         whole = fabric.all_reduce_s(byte, problem.group(size, stride))
         total = total + np.where(np.asarray(s.zero) >= 1, scatter + across, whole)
-    z3 = np.asarray(s.zero) >= 3
-    every = np.where(z3, s.micro_batches(problem.work), 1.0)
+    z = np.asarray(s.zero)
+    every = np.where(z >= 2, s.micro_batches(problem.work), 1.0)
     layers = stage_layers(problem.n_layer, s.pp, s.virtual).middle
-    network_busy = np.where(z3, layers * _gather_per_layer_s(problem, s), 0.0)
+    network_busy = np.where(z >= 3, layers * _gather_per_layer_s(problem, s), 0.0)
     hidden = stack.overlap_gradient_reduce * np.maximum(slowest.backward + slowest.recompute - network_busy, 0.0)
     exposed: Num = every * np.maximum(total - hidden, stack.bucket_frac * total)
     return exposed
