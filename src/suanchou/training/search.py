@@ -148,7 +148,7 @@ def _price(problem: Problem, layout: Strategy, table: Tables, options: Options, 
     option = np.where(equal, options.burden, np.inf).argmin(axis=1)
     rows = np.arange(n)
     quickest = flat[rows, option]
-    memory = peak_memory(problem, options.choose(layout, option), _flat(table.activation))
+    memory = np.asarray(peak_memory(problem, options.choose(layout, option), _flat(table.activation)))
     return _Best(rows[ok], option[ok], quickest[ok], memory[ok]), int(np.count_nonzero(fits))
 
 
