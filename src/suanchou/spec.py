@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import yaml
     from cattrs import Converter
 
-__all__ = ["SIZE_CAP_BYTE", "apply_overrides", "dump", "load", "parse", "structure"]
+__all__ = ["SIZE_CAP_BYTE", "apply_overrides", "dump", "load", "parse", "read", "structure"]
 
 T = TypeVar("T")
 SIZE_CAP_BYTE = 4 * 2**20
@@ -140,6 +140,17 @@ def _read(path: Path) -> str:
         raise SpecError(f"cannot read: {error.strerror}", where=str(path), hint="check the name") from None
 
 
+def read(path: str | Path) -> dict[str, Any]:
+    """The mapping in a YAML or JSON file, unchecked beyond its form.
+
+    Raises
+    ------
+    SpecError : no such file, a directory, too large, or not well formed.
+    """
+    path = Path(path)
+    return parse(_read(path), str(path), suffix=path.suffix.lower())
+
+
 def load(path: str | Path, into: type[T], *, overrides: Iterable[str] = ()) -> T:
     """A scenario file as a frozen dataclass.
 
@@ -149,9 +160,7 @@ def load(path: str | Path, into: type[T], *, overrides: Iterable[str] = ()) -> T
     ------
     SpecError : anything wrong with the file or an override; all wrong fields are listed with their paths.
     """
-    path = Path(path)
-    data = parse(_read(path), str(path), suffix=path.suffix.lower())
-    return structure(apply_overrides(data, overrides), into, str(path))
+    return structure(apply_overrides(read(path), overrides), into, str(path))
 
 
 def apply_overrides(data: Mapping[str, Any], overrides: Iterable[str]) -> dict[str, Any]:

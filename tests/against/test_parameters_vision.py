@@ -76,9 +76,10 @@ CASES = {
     ],
     "mllama": [
         parts(
-            {"cross_attention_layers": [1, 4]},
+            {"cross_attention_layers": [1, 4], "pad_token_id": 0},
             {
                 **{key: CLIP[key] for key in CLIP if key != "num_attention_heads"},
+                "attention_heads": 4,
                 "num_global_layers": 2,
                 "vision_output_dim": 72,
                 "max_num_tiles": 3,

@@ -38,6 +38,7 @@ SIDE_TABLES = (
     "dtype_support",
     "default_nodes",
     "host_links",
+    "memory_units",
     "pcie",
     "networks",
     "country_regions",

@@ -30,9 +30,18 @@ from suanchou.demand.memory import (
 )
 from suanchou.demand.scaling import loss_estimate
 from suanchou.demand.serving import Load, Served, serving
-from suanchou.demand.workload import Tokens, flop_estimates, met_parameters, purpose_notes, token_estimate, trained_count
+from suanchou.demand.workload import (
+    Tokens,
+    flop_estimates,
+    met_parameters,
+    purpose_notes,
+    sequence_length,
+    token_estimate,
+    trained_count,
+)
 from suanchou.errors import Infeasible, MissingData, SpecError
 from suanchou.estimate import Estimate
+from suanchou.i18n import _
 from suanchou.machine.cluster import Site
 from suanchou.model.architecture import Architecture
 from suanchou.model.flop import decode_flop_per_token
@@ -48,6 +57,8 @@ class Demand:
 
     Parameters
     ----------
+    model : the architecture's name.
+    seq : tokens per sequence of the exact conventions.
     flop : under the chosen convention; its children are the other conventions, or the terms of the purpose.
     model_flop : recomputation not counted: what card time is computed from.
     card_time : card-hours per one, with days, energy, carbon and money below.
@@ -59,8 +70,10 @@ class Demand:
     warnings : what could not be answered, and what to mind about the accelerators.
     """
 
+    model: str
     purpose: str
     convention: str
+    seq: float
     parameters: Estimate
     active_parameters: Estimate
     tokens: Estimate
@@ -155,18 +168,32 @@ def _served(arch: Architecture, load: Load, weight_format: str) -> Served:
     )
 
 
-def _answers(cards: Sequence[Cards], price: Callable[[Cards], Estimate], *, strict: bool) -> tuple[list[Estimate], list[str]]:
-    """One answer for each kind of card; without ``strict``, one that cannot be given becomes a warning."""
-    found, warnings = [], []
+def _answers(
+    cards: Sequence[Cards], price: Callable[[Cards], Estimate], *, strict: bool, required: bool = True
+) -> tuple[list[Estimate], list[str]]:
+    """One answer for each kind of card; without ``strict``, one that cannot be given becomes a warning.
+
+    ``required`` : at least one must be given, else the first error is raised.
+    """
+    found: list[Estimate] = []
+    warnings: list[str] = []
+    first: MissingData | Infeasible | None = None
     for one in cards:
         try:
             found.append(price(one))
         except (MissingData, Infeasible) as error:
             if strict:
                 raise
+            first = first or error
             warnings.append(str(error))
             continue
-        warnings += [f"{one.accelerator.name}: {text}" for text in one.accelerator.warnings]
+        warnings += one.accelerator.warnings
+        if one.power_w is None and one.accelerator.tdp_w is not None:
+            warnings.append(
+                _("{id}: energy counts the card alone; its server's power is not known").format(id=one.accelerator.id)
+            )
+    if first is not None and required and not found:
+        raise first
     return found, warnings
 
 
@@ -213,7 +240,7 @@ def demand(
     purpose : one of the purposes of the defaults file: ``pretrain continue sft lora qlora dpo ppo grpo serve``.
     tokens : trained, or generated in RL; by default what the purpose usually takes, which the answer says.
     convention : how training FLOP are counted; by default ``6nd``, and ``3nd`` for an encoder-decoder.
-    seq : tokens per sequence for the exact conventions; the longest context unless given.
+    seq : tokens per sequence for the exact conventions; 8192, or the longest context if that is shorter.
     optimizer : recipe of the checkpoint and of the state per rank.
     dtype : whose dense peak is taken; bf16, else fp16.
     mfu, goodput : instead of the planning bands, which then shrink to a point.
@@ -233,7 +260,8 @@ def demand(
     n_param, n_active, met = parameter_count(arch), active_parameter_count(arch), met_parameters(arch)
     n_trained, adapters = trained_count(arch, wanted, lora_rank, n_param)
     token = token_estimate(met, wanted, tokens or Tokens())
-    name, flop, model_flop = flop_estimates(arch, token.value, wanted, convention, seq)
+    length = sequence_length(arch, seq)
+    name, flop, model_flop = flop_estimates(arch, token.value, wanted, convention, length)
     states = tuple(state_estimate(n_trained, item) for item in _first(recipe, optimizers().values()))
     held = held_estimate(n_param, states[0], wanted)
 
@@ -245,11 +273,19 @@ def demand(
     served: list[Estimate] = []
     if load is not None:
         model = _served(arch, load, weight_format)
-        served, notes = _answers(cards, lambda one: serving(model, load, one, site=site, dtype=dtype), strict=strict)
+        # A card named for its card time only, such as a bare rate, need not be able to serve.
+        alone = wanted.id == "serve"
+
+        def priced(one: Cards) -> Estimate:
+            return serving(model, load, one, site=site, dtype=dtype)
+
+        served, notes = _answers(cards, priced, strict=strict and alone, required=alone)
         warnings += notes
     return Demand(
+        model=arch.name,
         purpose=wanted.id,
         convention=name,
+        seq=length,
         parameters=_count("parameters", n_param, "sum of all weight tensors"),
         active_parameters=_count("active_parameters", n_active, "parameters that one token visits"),
         tokens=token,

@@ -23,6 +23,7 @@ __all__ = [
     "flop_estimates",
     "met_parameters",
     "purpose_notes",
+    "sequence_length",
     "token_estimate",
     "trained_count",
 ]
@@ -91,8 +92,15 @@ def met_parameters(arch: Architecture) -> float:
     return active_parameter_count(arch) / (2 if arch.encoder is not None else 1)
 
 
+def sequence_length(arch: Architecture, seq: float | None) -> float:
+    """Tokens per training sequence: as given, else the usual length, at most the longest context."""
+    if seq is not None:
+        return seq
+    return min(float(arch.max_position), constant("training_seq").value)
+
+
 def flop_estimates(
-    arch: Architecture, tokens: float, purpose: Purpose, convention: str | None, seq: float | None
+    arch: Architecture, tokens: float, purpose: Purpose, convention: str | None, seq: float
 ) -> tuple[str, Estimate, Estimate]:
     """The convention in use, FLOP as it counts them, and model FLOP."""
     default = "3nd" if arch.encoder is not None else "6nd"

@@ -47,7 +47,13 @@ _RUNGS = {
     "lora": N_("LoRA"),
     "rag": N_("retrieval (RAG)"),
 }
-_EXACT = {"exact_causal": N_("exact, causal attention"), "exact_full": N_("exact, full attention")}
+_COUNTS = {
+    "6nd": N_("6ND: forward 2, backward 4"),
+    "8nd": N_("8ND: forward again (full recompute)"),
+    "3nd": N_("3ND: encoder-decoder"),
+    "exact_causal": N_("exact, causal attention"),
+    "exact_full": N_("exact, full attention"),
+}
 
 
 def _text(value: float, unit: str) -> str:
@@ -78,7 +84,7 @@ def _cell(node: Estimate, name: str, unit: str) -> str:
 def _band(node: Estimate, scale: float = 1.0) -> str:
     if node.low is None or node.high is None:
         return ""
-    return f"{_count(node.low * scale)} - {_count(node.high * scale)}"
+    return f"{_text(node.low * scale, '1')} - {_text(node.high * scale, '1')}"
 
 
 def _flop_cells(flop: float, d: Demand) -> tuple[str, str, str]:
@@ -89,11 +95,12 @@ def _flop_table(d: Demand) -> Table:
     titles = {name: item.title for name, item in conventions().items()}
     rows = []
     for node in d.flop.children:
-        label = _(_EXACT.get(node.name) or _TERMS.get(node.name) or titles.get(node.name, node.name))
+        label = _(_COUNTS.get(node.name) or _TERMS.get(node.name) or titles.get(node.name, node.name))
         mark = "* " if node.name == d.convention else ""
         rows.append((mark + label, *_flop_cells(node.value, d)))
     if d.flop.summed:
         rows.append((_("all"), *_flop_cells(d.flop.value, d)))
+    note = _("* the count in use; exact counts at {n} tokens per sequence. PFLOPS-days: a rate held for days.")
     return Table(
         title=N_("Compute"),
         columns=(
@@ -103,7 +110,7 @@ def _flop_table(d: Demand) -> Table:
             Column(name=N_("FLOP per token")),
         ),
         rows=tuple(rows),
-        note="" if d.flop.summed else N_("* the count in use. PFLOPS-days are an amount: a rate held for a day."),
+        note="" if d.flop.summed else note.format(n=f"{d.seq:,.0f}"),
     )
 
 
@@ -113,30 +120,53 @@ def _card_table(d: Demand) -> Table:
         Column(name=N_("accelerator"), align="left"),
         Column(name=N_("card-days")),
         Column(name=N_("range")),
-        Column(name=N_("energy")),
-        Column(name=N_("rent")),
-        Column(name=N_("own")),
-        Column(name=N_("least cards")),
+        Column(name=N_("fewest cards")),
     ]
+    if timed:
+        columns += [Column(name=N_("time")), Column(name=N_("range"))]
     rows = []
     for node in d.card_time:
-        least = _find(node, "least_cards")
+        least, time = _find(node, "least_cards"), _find(node, "duration")
         row = [
             node.name,
-            _count(node.value / 24),
+            _text(node.value / 24, "1"),
             _band(node, 1 / 24),
-            _cell(node, "energy", "j"),
-            _cell(node, "rent", "usd"),
-            _cell(node, "own", "usd"),
             "?" if least is None else f"{least.value:,.0f}",
         ]
-        if timed:
-            row.append(_cell(node, "duration", "s"))
+        if timed and time is not None:
+            row += [_text(time.value, "s"), f"{_days(time.low)} - {_days(time.high)}"]
+        elif timed:
+            row += ["", ""]
         rows.append(tuple(row))
-    if timed:
-        columns.append(Column(name=N_("time")))
-    note = N_("Least cards hold the training state; activations come on top. ? stands for what nobody has published.")
+    note = N_("Fewest cards: their memory just holds the training state, without activations. ?: not published.")
     return Table(title=N_("Card time"), columns=tuple(columns), rows=tuple(rows), note=note, main=True)
+
+
+def _days(seconds: float | None) -> str:
+    return "?" if seconds is None else _text(seconds, "s")
+
+
+def _money_table(d: Demand) -> Table:
+    parts = (("energy", "j"), ("electricity", "usd"), ("rent", "usd"), ("own", "usd"))
+    rows = []
+    for node in d.card_time:
+        carbon = _find(node, "carbon")
+        tonnes = "?" if carbon is None else f"{_count(carbon.value / 1e3)} t"
+        cells = [_cell(node, name, unit) for name, unit in parts]
+        rows.append((node.name, cells[0], tonnes, *cells[1:]))
+    return Table(
+        title=N_("Energy and money"),
+        columns=(
+            Column(name=N_("accelerator"), align="left"),
+            Column(name=N_("energy")),
+            Column(name="CO2"),
+            Column(name=N_("electricity")),
+            Column(name=N_("rent")),
+            Column(name=N_("own")),
+        ),
+        rows=tuple(rows),
+        note=N_("Own: the cards' price over their life, and electricity. Either rent or own, not both."),
+    )
 
 
 def _both(value: float) -> tuple[str, str]:
@@ -181,8 +211,8 @@ def _rank_table(d: Demand) -> Table:
         cells.setdefault(ranks, [ranks]).append(fmt_byte(node.value))
         assert stage.startswith("zero")
     return Table(
-        title=N_("Training state of one data-parallel rank"),
-        columns=(Column(name=N_("ranks")), *(Column(name=f"ZeRO-{i}" if i else N_("no ZeRO")) for i in range(4))),
+        title=N_("Training state of one rank"),
+        columns=(Column(name=N_("data-parallel ranks")), *(Column(name=f"ZeRO-{i}" if i else N_("no ZeRO")) for i in range(4))),
         rows=tuple(tuple(row) for row in cells.values()),
     )
 
@@ -241,7 +271,7 @@ def _serving_table(d: Demand) -> Table:
     )
 
 
-def _headline(name: str, d: Demand) -> str:
+def _headline(d: Demand) -> str:
     active = d.active_parameters.value
     size = _text(d.parameters.value, "1")
     if active != d.parameters.value:
@@ -250,10 +280,10 @@ def _headline(name: str, d: Demand) -> str:
         size = _("{total} parameters").format(total=size)
     if d.purpose == "serve":
         return _("{model} ({size}): {flop} per generated token").format(
-            model=name, size=size, flop=_text(d.flop.value / d.tokens.value, "flop")
+            model=d.model, size=size, flop=_text(d.flop.value / d.tokens.value, "flop")
         )
     return _("{model} ({size}), {purpose} on {tokens} tokens: {flop} FLOP = {days} PFLOPS-days").format(
-        model=name,
+        model=d.model,
         size=size,
         purpose=_(_PURPOSES[d.purpose]),
         tokens=_text(d.tokens.value, "1"),
@@ -277,11 +307,11 @@ def _sources(root: Estimate) -> tuple[str, ...]:
     return tuple(dict.fromkeys(source for _path, node in root.walk() for source in node.sources))
 
 
-def demand_report(d: Demand, *, model: str, inputs: Mapping[str, Any], warnings: tuple[str, ...] = ()) -> Report:
+def demand_report(d: Demand, *, inputs: Mapping[str, Any]) -> Report:
     """The answer as a report: compute, card time, memory, training state, the ladder of a domain model, serving."""
     training = d.purpose != "serve"
     tables = [_flop_table(d)] if training else []
-    tables += [_card_table(d)] if d.card_time else []
+    tables += [_card_table(d), _money_table(d)] if d.card_time else []
     tables += [_serving_table(d)] if d.serving else []
     tables.append(_memory_table(d))
     if training:
@@ -292,10 +322,10 @@ def demand_report(d: Demand, *, model: str, inputs: Mapping[str, Any], warnings:
         inputs=inputs,
         result={"purpose": d.purpose, "convention": d.convention},
         estimate=root,
-        headline=_headline(model, d),
+        headline=_headline(d),
         tables=tuple(tables),
         assumptions=(*_loss_line(d), *d.assumptions),
-        warnings=(*warnings, *d.warnings),
+        warnings=d.warnings,
         sources=_sources(root),
         definitions=_DEFINITIONS,
         scenario=inputs,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from suanchou.errors import SpecError
@@ -24,13 +25,14 @@ __all__ = [
     "periodic_experts",
     "sizes",
     "sliding_or_full",
+    "windowed",
     "with_defaults",
 ]
 
 
 def with_defaults(config: Config, **defaults: Any) -> Config:
     """The configuration with what its class assumes where a key is absent; an explicit ``null`` stays ``null``."""
-    return Config({**defaults, **config.data}, config.where)
+    return config.with_defaults(defaults)
 
 
 def head_width(config: Config, *keys: str) -> int:
@@ -158,6 +160,17 @@ def sliding_or_full(
     usual = [word if flag else "full_attention" for flag in sliding]
     kinds = layer_kinds(config, n_layer, usual, (word, "full_attention"))
     return [config.count(key) if kind == word else None for kind in kinds]
+
+
+def windowed(layer: Layer, window: Sequence[int | None], rotary: Sequence[bool] | None = None) -> tuple[Layer, ...]:
+    """One ``layer`` per window (and whether its positions are rotary); equal layers are one object."""
+    keys = list(zip(window, rotary or [True] * len(window), strict=True))
+    made = {}
+    for key in set(keys):
+        if not isinstance(layer.mixer, Attention):
+            raise TypeError("only softmax attention has windows")
+        made[key] = replace(layer, mixer=replace(layer.mixer, window=key[0], rotary=layer.mixer.rotary and key[1]))
+    return tuple(made[key] for key in keys)
 
 
 def periodic_experts(config: Config, n_layer: int) -> list[bool]:

@@ -61,6 +61,8 @@ _TEXT: dict[str, tuple[str, Mapping[str, Any]]] = {
 }
 _TIED = {"paligemma", "gemma3", "mistral3", "internvl", "kimi_k25"}
 """Their classes tie the head to the embedding unless the file says otherwise."""
+_TIED_BELOW = {"llava", "llava_onevision", "qwen2_vl", "qwen2_5_vl", "glm4v", "glm4v_moe"}
+"""Their files once said so in the language model's section only."""
 
 
 def _part(config: Config, key: str, table: Mapping[str, tuple[str, Mapping[str, Any]]], suffix: str) -> Config:
@@ -71,7 +73,7 @@ def _part(config: Config, key: str, table: Mapping[str, tuple[str, Mapping[str, 
     section = with_defaults(section, **(usual if key not in config else {}))
     if section.text("model_type", kind) in ("", model_type):
         # Early files repeat the name of the whole model here.
-        section = Config({**section.data, "model_type": kind}, section.where)
+        section = section.replaced(model_type=kind)
     return with_defaults(section, model_type=kind)
 
 
@@ -79,22 +81,22 @@ def _language_model(config: Config) -> Architecture:
     text = _part(config, "text_config", _TEXT, "_text")
     if "text_config" not in config and "hidden_size" in config:
         # Files of Qwen2-VL's time have the language model's keys at the top.
-        text = Config({**config.data, "model_type": text.text("model_type")}, config.where)
+        text = config.replaced(model_type=text.text("model_type"))
     return section_architecture(text)
 
 
-def _tied(config: Config) -> bool:
-    """The file's own word, else the language model's section's, else what the class assumes."""
-    text, default = config.section("text_config"), config.text("model_type") in _TIED
-    if "tie_word_embeddings" in config and (default or config.flag("tie_word_embeddings")):
-        return config.flag("tie_word_embeddings")
-    return text.flag("tie_word_embeddings", default)
+def _tied(config: Config, text_tied: bool) -> bool:
+    """Whether the head is the embedding: as the file says, at its top or, in older files, in the language model's section."""
+    model_type = config.text("model_type")
+    if "tie_word_embeddings" not in config and model_type in _TIED:
+        return config.section("text_config").flag("tie_word_embeddings", True)
+    return config.flag("tie_word_embeddings") or (model_type in _TIED_BELOW and text_tied)
 
 
 def _multimodal(config: Config, arch: Architecture, projector: Tensors) -> Architecture:
     model_type = config.text("model_type")
     tower = build_tower(_part(config, "vision_config", _VISION, "_vision"), projector)
-    return replace(arch, name=model_type, family=model_type, vision=tower, tied=_tied(config))
+    return replace(arch, name=model_type, family=model_type, vision=tower, tied=_tied(config, arch.tied))
 
 
 def _vision_width(config: Config, default: int) -> int:
@@ -222,5 +224,5 @@ def like_another(config: Config) -> Architecture:
     model_type = config.text("model_type")
     kind, usual = _LIKE[model_type]
     config = with_defaults(config, **usual)
-    arch = section_architecture(Config({**config.data, "model_type": kind}, config.where))
+    arch = section_architecture(config.replaced(model_type=kind))
     return replace(arch, name=model_type, family=model_type)

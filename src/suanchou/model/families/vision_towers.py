@@ -91,6 +91,12 @@ def _patch(
     t.linear("patch", d, config.count(channels, default=3) * frames * down * right, bias=bias)
 
 
+def _require_whole_heads(config: Config, key: str, d: int) -> None:
+    n_head = config.count(key, default=16)
+    if d % n_head:
+        raise SpecError(f"{n_head} heads do not divide {d} channels", where=f"{config.where}: {key}")
+
+
 def _clip(t: Tensors, config: Config) -> tuple[int, int]:
     config = with_defaults(config, hidden_size=768, intermediate_size=3072, num_hidden_layers=12)
     d, n = config.count("hidden_size"), config.n_layer()
@@ -227,6 +233,7 @@ def _glm4v(t: Tensors, config: Config) -> tuple[int, int]:
 def _llama4(t: Tensors, config: Config) -> tuple[int, int]:
     config = with_defaults(config, hidden_size=768, intermediate_size=5632, num_hidden_layers=34)
     d, d_ff, n = config.count("hidden_size"), config.count("intermediate_size"), config.n_layer()
+    _require_whole_heads(config, "num_attention_heads", d)
     _patch(t, config, d, 14, bias=False)
     t.add("class", d)
     t.add("position", _grid(config, 448, 14) + 1, d)
@@ -246,6 +253,7 @@ def _mllama(t: Tensors, config: Config) -> tuple[int, int]:
     # One table row for each arrangement of tiles, and one for none.
     n_ratio = 8 if config.raw("supported_aspect_ratios") is None else len(config.items("supported_aspect_ratios"))
     n_position = _grid(config, 448, 14) + 1
+    _require_whole_heads(config, "attention_heads", d)
     _patch(t, config, d, 14, bias=False)
     t.add("class", d)
     t.add("position", n_position, d)
