@@ -45,6 +45,7 @@ _FAMILY_MODULES = (
     "dense_remote",
     "moe",
     "moe_windowed",
+    "moe_remote",
     "latent",
     "hybrid",
     "state_space",
