@@ -48,6 +48,7 @@ _FAMILY_MODULES = (
     "latent",
     "hybrid",
     "state_space",
+    "zamba",
     "seq2seq",
     "vision",
 )
