@@ -30,8 +30,8 @@ def _pins(texts: tuple[str, ...]) -> dict[str, int]:
     "plan",
     help=N_(
         "The best way to train MODEL on the machines given: parallel layout, memory, step time, MFU, days, energy, money, what"
-        " limits it, and why the other plans lose. MODEL is a name of the catalogue, a config.json, a model folder, or a scenario"
-        " file (.yaml) that --dump-scenario wrote."
+        " limits it, and why the other plans lose. MODEL is a name of the catalogue, a config.json, a model folder, or a"
+        " scenario file (.yaml) that --dump-scenario wrote."
     ),
 )
 @argument("model")
