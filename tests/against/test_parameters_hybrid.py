@@ -27,6 +27,12 @@ SPARSE = {
 }
 LATENT = {"kv_lora_rank": 14, "qk_nope_head_dim": 10, "qk_rope_head_dim": 6, "v_head_dim": 9}
 MAMBA = {"mamba_n_heads": 12, "mamba_d_state": 5, "mamba_n_groups": 3, "mamba_d_conv": 3}
+ZAMBA2 = {
+    "n_mamba_heads": 6,
+    "mamba_ngroups": 3,
+    "mamba_d_state": 5,
+    "layers_block_type": ["mamba", "hybrid", "hybrid"] * 3,
+}
 PATTERN = ["linear_attention", "full_attention", "linear_attention"] * 3
 
 CASES = {
@@ -118,6 +124,14 @@ CASES = {
     "lfm2_moe": [
         {**HEADS, **SPARSE, "layer_types": ["conv", "full_attention", "conv"] * 3, "conv_bias": True},
         {**HEADS, **SPARSE, "layer_types": ["conv"] * 9, "num_dense_layers": 0, "use_expert_bias": False},
+    ],
+    "zamba": [
+        {**HEADS, "mamba_d_state": 5, "mamba_dt_rank": 7, "n_mamba_heads": 3, "attn_layer_period": 3, "attn_layer_offset": 1},
+        {**HEADS, "layers_block_type": ["hybrid", "mamba", "mamba"] * 3, "mamba_proj_bias": True, "mamba_conv_bias": False},
+    ],
+    "zamba2": [
+        {**HEADS, **ZAMBA2, "num_mem_blocks": 2, "adapter_rank": 5},
+        {**HEADS, **ZAMBA2, "add_bias_linear": True, "use_shared_attention_adapter": True, "num_key_value_heads": 6},
     ],
 }
 
