@@ -164,7 +164,7 @@ def test_every_matrix_is_multiplied_once(layer: Layer) -> None:
     weight = sum(
         w.size * (visited if w.role == "expert" else 1.0)
         for w in layer_weights(layer, D)
-        if len(w.shape) >= 2 and not re.search("conv|a_log", w.name)
+        if len(w.shape) >= 2 and not re.search("conv|a_log|bias", w.name)
     )
     forward = sum(op.flop for op in layer_forward(layer, D, shape) if "gemm" in op.kind)
     backward = sum(op.flop for op in layer_backward(layer, D, shape) if "gemm" in op.kind)

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from suanchou.model.architecture import MLP, MoE
 from suanchou.model.operators import Num, Shape, Step, gemm, grouped_gemm, memory
 
-__all__ = ["mlp_steps", "moe_steps"]
+__all__ = ["expert_rows", "mlp_steps", "moe_steps"]
 
 
 def _activation(name: str, shape: Shape, gated: bool, element: Num) -> Step:
@@ -31,21 +31,32 @@ def mlp_steps(mlp: MLP, d_model: int, shape: Shape, *, prefix: str = "mlp") -> I
     yield gemm(f"{prefix}.down", shape, m=shape.token, n=d_model, k=width)
 
 
-def moe_steps(moe: MoE, d_model: int, shape: Shape) -> Iterator[Step]:
-    """Router, permute, experts, unpermute, shared experts.
+def _visits(moe: MoE) -> float:
+    """Experts a token visits: of evenly spread choices, those that fall on a zero expert cost nothing."""
+    return moe.top_k * moe.n_expert / (moe.n_expert + moe.n_zero_expert)
+
+
+def expert_rows(moe: MoE, shape: Shape) -> Num:
+    """Rows that go through a rank's experts, all together.
 
     A rank contributes ``token / tp`` tokens, each to ``top_k`` experts; the ``expert_tp`` ranks that share an expert gather
     theirs. So a rank's experts get ``token / tp * expert_tp * top_k`` rows on average (times the imbalance on the busiest
     rank), whatever EP is.
     """
+    expert_tp = shape.tp if shape.expert_tp is None else shape.expert_tp
+    return shape.token / shape.tp * expert_tp * _visits(moe) * shape.imbalance
+
+
+def moe_steps(moe: MoE, d_model: int, shape: Shape) -> Iterator[Step]:
+    """Router, permute, experts, unpermute, shared experts.
+
+    The rows that experts get are :func:`expert_rows`, spread over the ``n_expert / ep`` experts of a rank.
+    """
     e = shape.element_byte
     expert_tp = shape.tp if shape.expert_tp is None else shape.expert_tp
-    own = shape.token / shape.tp
     count = moe.n_expert / shape.ep
     routed = float(moe.n_expert + moe.n_zero_expert)
-    # of evenly spread choices, those that fall on a zero expert cost nothing
-    visits = moe.top_k * moe.n_expert / (moe.n_expert + moe.n_zero_expert)
-    rows = own * expert_tp * visits * shape.imbalance
+    rows = expert_rows(moe, shape)
     width = moe.expert.d_ff / expert_tp
     yield gemm("moe.router", shape, m=shape.token_sp, n=routed, k=d_model)
     logits = 4.0 * shape.token_sp * routed
@@ -53,7 +64,7 @@ def moe_steps(moe: MoE, d_model: int, shape: Shape) -> Iterator[Step]:
     d_expert = moe.d_latent or d_model
     if moe.d_latent is not None:
         yield gemm("moe.latent_in", shape, m=shape.token_sp, n=float(moe.d_latent), k=d_model)
-    sent = e * own * visits * d_expert
+    sent = e * shape.token / shape.tp * _visits(moe) * d_expert
     received = e * rows * d_expert
     # one pass sorts a rank's own tokens by destination, a second one what it received by expert
     yield memory("moe.permute", forward=2.0 * sent + 2.0 * received, backward=2.0 * sent + 2.0 * received, launches=(2.0, 2.0))

@@ -14,7 +14,7 @@ __all__ = ["latent_attention_steps"]
 def _indexer_steps(i: SparseIndexer, d_model: int, d_query: int, shape: Shape, prefix: str) -> Iterator[Step]:
     """The lightning indexer: every TP rank scores all pairs, since each needs the same top positions.
 
-    Its backward computes the gradients of both operands of the scores.
+    A score is the weighted sum of the heads' products. Its backward computes the gradients of both operands of the scores.
     """
     e, token = shape.element_byte, shape.token
     width = float(i.n_head * i.d_head)
@@ -24,7 +24,7 @@ def _indexer_steps(i: SparseIndexer, d_model: int, d_query: int, shape: Shape, p
     yield gemm(f"{prefix}.weights", shape, m=token, n=float(i.n_head), k=d_model)
     query = shape.seq / shape.cp
     pairs = shape.batch * score_pairs(shape.seq, shape.seq, causal=shape.attention != "eager") / shape.cp
-    flop, scores = 2.0 * pairs * i.n_head * i.d_head, 4.0 * pairs
+    flop, scores = 2.0 * pairs * i.n_head * (i.d_head + 1.0), 4.0 * pairs
     moved = e * (token * width + shape.batch * shape.seq * i.d_head)
 
     def op(suffix: str, factor: float) -> Operator:
