@@ -164,6 +164,14 @@ def test_minimax_m1_adds_up_to_what_is_published():
     assert [isinstance(layer.mixer, LinearAttention) for layer in arch.layers] == [kind == "linear_attention" for kind in kinds]
 
 
+def test_zamba_counts_its_shared_layer_once_and_runs_it_often():
+    """Zamba 7B: 7.2 B parameters; its transformer layer runs thirteen times."""
+    arch = read(model_type="zamba")
+    uses = [layer for layer in arch.layers if isinstance(layer.mixer, Attention)]
+    assert [layer.shares_weights for layer in uses] == [False] + [True] * 12
+    assert {layer.mixer.d_in for layer in uses} == {2 * arch.d_model}
+
+
 def test_structure_of_jamba():
     layers = read(model_type="jamba").layers
     assert [i for i, layer in enumerate(layers) if isinstance(layer.mixer, Attention)] == [4, 12, 20, 28]
@@ -209,6 +217,7 @@ def test_structure_of_qwen3_next_and_kimi_linear():
         ({"model_type": "nemotron_h", "hybrid_override_pattern": "M?"}, "hybrid_override_pattern"),
         ({"model_type": "recurrent_gemma", "block_types": ["other"]}, "block_types"),
         ({"model_type": "lfm2_moe"}, "layer_types"),
+        ({"model_type": "zamba2", "num_hidden_layers": 7, "layers_block_type": []}, "layers_block_type"),
     ],
 )
 def test_refusals_name_the_key(values, key):

@@ -58,7 +58,7 @@ def zamba2(config: Config) -> Architecture:
     turns = ["linear_attention"] * 5 + ["hybrid"]
     default = ["linear_attention", *(turns * 7), *(["linear_attention"] * 4), "hybrid"]
     default += ["linear_attention"] * 3 + ["hybrid"] + ["linear_attention"] * 2
-    if n_layer != len(default) and "layers_block_type" not in config:
+    if n_layer != len(default) and not config.items("layers_block_type"):
         raise SpecError("missing", where=f"{config.where}: layers_block_type", hint="say which layers are hybrid")
     kinds = layer_kinds(config, n_layer, default, KINDS, "layers_block_type")
     bias, d_ff = config.flag("add_bias_linear"), config.count("intermediate_size")
