@@ -177,20 +177,19 @@ def explain_memory(problem: Problem, s: Strategy, acts: ActivationTable) -> Esti
         for name, value in zip(MEMORY_NAMES, memory, strict=True)
     )
     fixed = sum(child.value for child in children if child.name != "allocator")
-    used = fixed - _number(memory.communicator) - _number(memory.runtime)
     return total(
         "memory",
         "byte",
         children,
         formula=f"sum over the {stage} pipeline stage, the fullest",
         low=fixed,
-        high=fixed + stack.allocator_high_frac * used,
+        high=_number(memory.high(stack)),
     )
 
 
 def verdict(problem: Problem, memory: Estimate) -> str:
     """``fits``, ``tight`` or ``does not fit``."""
     high = memory.high if memory.high is not None else memory.value
-    if memory.value > problem.memory_byte:
+    if high > problem.memory_byte:
         return "does not fit"
-    return "tight" if high > problem.memory_byte or memory.value > default("tight_frac").value * problem.memory_byte else "fits"
+    return "tight" if memory.value > default("tight_frac").value * problem.memory_byte else "fits"

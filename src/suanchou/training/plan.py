@@ -356,6 +356,8 @@ def _warnings(problem: Problem, found: Found) -> tuple[str, ...]:
         "the cost model is a first version, not yet validated on published runs: compare plans, do not trust seconds",
         *problem.cluster.warnings,
     ]
+    if problem.work.arch.vision is not None:
+        out.append("the vision tower counts in memory; its compute does not, as if all tokens were text")
     missing = problem.eff.assumed
     if missing:
         out.append(f"efficiency of {problem.accelerator.family} is partly assumed: {', '.join(missing)}")

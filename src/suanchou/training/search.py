@@ -8,7 +8,7 @@ best, so memory stays bounded however large the space is.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -21,7 +21,7 @@ from suanchou.training.problem import Problem
 from suanchou.training.strategy import LAYOUT_FIELDS, Options, Strategy, layouts
 from suanchou.training.time import LayerTime, layer_time, step_time
 
-__all__ = ["Candidate", "Found", "Tables", "lower_bound_s", "peak_memory", "search", "tables"]
+__all__ = ["Candidate", "Found", "Tables", "high_memory", "lower_bound_s", "peak_memory", "search", "tables"]
 
 CHUNK = 400_000
 """Candidates priced at once: about twenty arrays of this length live at the same time."""
@@ -92,10 +92,23 @@ def _column(table: Tables, chosen: NDArray[np.intp] | slice) -> Tables:
 
 def peak_memory(problem: Problem, s: Strategy, acts: ActivationTable) -> Num:
     """Expected memory of the fullest stage."""
-    peak: Num = stage_memory(problem, s, acts, STAGES[0]).total
-    for stage in STAGES[1:]:
-        peak = np.maximum(peak, stage_memory(problem, s, acts, stage).total)
-    return peak
+    return _fullest(stage_memory(problem, s, acts, stage).total for stage in STAGES)
+
+
+def high_memory(problem: Problem, s: Strategy, acts: ActivationTable) -> Num:
+    """Memory of the fullest stage with the allocator at its worst: what must fit."""
+    return _fullest(stage_memory(problem, s, acts, stage).high(problem.stack) for stage in STAGES)
+
+
+def _fullest(stages: Iterable[Num]) -> Num:
+    first, *others = stages
+    for stage in others:
+        first = np.maximum(first, stage)
+    return first
+
+
+def _flat(acts: ActivationTable) -> ActivationTable:
+    return ActivationTable(*(np.asarray(values).reshape(-1) for values in acts))
 
 
 def _take(layout: Strategy, chosen: NDArray[np.intp] | slice) -> Strategy:
@@ -121,8 +134,7 @@ def _price(problem: Problem, layout: Strategy, table: Tables, options: Options, 
     s = options.cross(layout)
     n = np.asarray(layout.tp).shape[0]
     shape = (n, *options.shape)
-    memory = peak_memory(problem, s, table.activation)
-    fits = np.broadcast_to(memory <= problem.memory_byte, shape)
+    fits = np.broadcast_to(high_memory(problem, s, table.activation) <= problem.memory_byte, shape)
     refused["needs more memory than the accelerator has"] += int(fits.size - np.count_nonzero(fits))
     if options.offload_optimizer.any() and problem.node.host_memory_byte is not None:
         host = np.broadcast_to(host_byte(problem, s, table.activation) <= problem.node.host_memory_byte, shape)
@@ -136,7 +148,7 @@ def _price(problem: Problem, layout: Strategy, table: Tables, options: Options, 
     option = np.where(equal, options.burden, np.inf).argmin(axis=1)
     rows = np.arange(n)
     quickest = flat[rows, option]
-    memory = np.broadcast_to(memory, shape).reshape(n, -1)[rows, option]
+    memory = peak_memory(problem, options.choose(layout, option), _flat(table.activation))
     return _Best(rows[ok], option[ok], quickest[ok], memory[ok]), int(np.count_nonzero(fits))
 
 
@@ -201,9 +213,8 @@ def search(
     best = walk.best
 
     def candidate(i: int) -> Candidate:
-        one = options.cross(_take(layout, best.layout[i : i + 1]))
-        index = tuple(int(j) for j in np.unravel_index(int(best.option[i]), options.shape))
-        return Candidate(one.at((0, *index), (1, *options.shape)), float(best.step_s[i]), float(best.memory[i]))
+        chosen = options.choose(_take(layout, best.layout[i : i + 1]), best.option[i : i + 1])
+        return Candidate(chosen.at((0,), (1,)), float(best.step_s[i]), float(best.memory[i]))
 
     return Found(
         best=tuple(candidate(i) for i in _rivals(layout, best, keep)),

@@ -218,7 +218,7 @@ def dbrx(config: Config) -> Architecture:
     n_head = config.count("n_heads", "num_attention_heads", default=16)
     names = {"hidden_size": d_model, "num_attention_heads": n_head, "num_key_value_heads": attn.count("kv_n_heads", default=1)}
     usual = with_defaults(config, vocab_size=32000)
-    usual = Config({**usual.data, **names, "head_dim": None}, config.where)
+    usual = usual.replaced(**names, head_dim=None)
     expert = MLP(d_ff=ffn.count("ffn_hidden_size", default=3584))
     ffn = with_defaults(ffn, moe_top_k=1)
     moe = experts(ffn, expert, n=("moe_num_experts",), top_k=("moe_top_k",), default=4)
