@@ -8,11 +8,13 @@ from suanchou import catalog
 from suanchou.errors import MissingData, SpecError
 from suanchou.machine import accelerator, training_dtype
 
+GIB = 2**30
+
 
 def test_figures_in_si_units() -> None:
     device = accelerator("h100-sxm5-80gb")
     assert device.peak("bf16") == 989.4e12
-    assert device.memory_byte == 80e9
+    assert device.memory_byte == 80 * 2**30  # HBM is sold in binary gigabytes
     assert device.memory_bandwidth_byte_per_s == 3350e9
     assert device.link_byte_per_s == 450e9  # 900 GB/s is the sum of both directions
     assert device.host_link_byte_per_s == pytest.approx(63.0e9, rel=1e-3)
@@ -24,23 +26,23 @@ def test_pcie_3_x16_is_15_75_gb_s() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "dies", "bf16_or_fp16", "memory_gb", "bandwidth_gb_s", "link_gb_s"),
+    ("name", "dies", "bf16_or_fp16", "memory_byte", "bandwidth_gb_s", "link_gb_s"),
     [
-        ("ascend-910c", 2, 353.9, 64, 1600, 196),
-        ("mi250x", 2, 191.5, 64, 1638.5, 200),
-        ("atlas-300i-duo-96gb", 2, 70, 48, 204, None),
-        ("mlu370-x8", 2, 48, 24, 307.2, 50),
-        ("bi-v150", 2, 96, 32, 800, 16),
-        ("sophgo-sc7-hp75", 3, 16, 16, 68, None),
+        ("ascend-910c", 2, 353.9, 64 * GIB, 1600, 196),
+        ("mi250x", 2, 191.5, 64 * GIB, 1638.5, 200),
+        ("atlas-300i-duo-96gb", 2, 70, 48e9, 204, None),
+        ("mlu370-x8", 2, 48, 24e9, 307.2, 50),
+        ("bi-v150", 2, 96, 32 * GIB, 800, 16),
+        ("sophgo-sc7-hp75", 3, 16, 16e9, 68, None),
     ],
 )
 def test_a_rank_of_a_package_with_several_dies_is_one_die(
-    name: str, dies: int, bf16_or_fp16: float, memory_gb: float, bandwidth_gb_s: float, link_gb_s: float | None
+    name: str, dies: int, bf16_or_fp16: float, memory_byte: float, bandwidth_gb_s: float, link_gb_s: float | None
 ) -> None:
     device = accelerator(name)
     assert device.dies == dies
     assert device.peak(training_dtype(device)) == pytest.approx(bf16_or_fp16 * 1e12)
-    assert device.memory_byte == pytest.approx(memory_gb * 1e9)
+    assert device.memory_byte == pytest.approx(memory_byte)
     assert device.memory_bandwidth_byte_per_s == pytest.approx(bandwidth_gb_s * 1e9)
     assert device.link_byte_per_s == (None if link_gb_s is None else pytest.approx(link_gb_s * 1e9))
     assert any("devices per package" in text for text in device.warnings)

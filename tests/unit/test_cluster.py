@@ -36,7 +36,7 @@ def test_dual_die_packages_double_the_ranks() -> None:
     (group,) = machine.groups
     assert (group.node.id, group.n_node, group.node.n_package, group.node.n_accelerator) == ("atlas-800t-a3", 8, 8, 16)
     assert machine.n_accelerator == 128
-    assert machine.memory_byte == 64 * 128e9
+    assert machine.memory_byte == 64 * 128 * 2**30
     assert machine.tiers[0].bandwidth_byte_per_s == 196e9
     assert machine.tiers[1].bandwidth_byte_per_s == 200e9 / 8  # 200 Gb/s of RDMA per die
     assert cluster(["ascend-910c-die:128"]).groups == machine.groups
@@ -44,7 +44,7 @@ def test_dual_die_packages_double_the_ranks() -> None:
 
 def test_frontier_node_shows_eight_devices() -> None:
     frontier = node("frontier-node")
-    assert (frontier.n_package, frontier.n_accelerator, frontier.accelerator.memory_byte) == (4, 8, 64e9)
+    assert (frontier.n_package, frontier.n_accelerator, frontier.accelerator.memory_byte) == (4, 8, 64 * 2**30)
 
 
 def test_accelerators_fill_their_usual_node() -> None:
