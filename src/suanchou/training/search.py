@@ -21,14 +21,14 @@ from suanchou.training.problem import Problem
 from suanchou.training.strategy import LAYOUT_FIELDS, Options, Strategy, layouts
 from suanchou.training.time import LayerTime, layer_time, step_time
 
-__all__ = ["Candidate", "Found", "Tables", "high_memory", "lower_bound_s", "peak_memory", "search", "tables"]
+__all__ = ["TIE_FRAC", "Candidate", "Found", "Tables", "high_memory", "lower_bound_s", "peak_memory", "search", "tables"]
 
 CHUNK = 400_000
 """Candidates priced at once: about twenty arrays of this length live at the same time."""
 
 LAYER_KEY = ("tp", "cp", "ep", "micro_batch", "sp", "ulysses", "fp8")
 
-TIE_FRAC = 0.01
+TIE_FRAC = 0.03
 """Plans whose step times differ by less are equal: no model tells them apart. The simplest is taken."""
 
 
