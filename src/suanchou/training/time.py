@@ -144,7 +144,9 @@ def layer_time(problem: Problem, s: Strategy) -> LayerTime:
     sums["embedding"] = _seconds(problem, embedding_forward(arch, shape), s, "forward") + _seconds(
         problem, embedding_backward(arch, shape), s, "backward"
     )
-    head = _seconds(problem, head_forward(arch, shape), s, "forward") + _seconds(problem, head_backward(arch, shape), s, "backward")
+    head = _seconds(problem, head_forward(arch, shape), s, "forward") + _seconds(
+        problem, head_backward(arch, shape), s, "backward"
+    )
     sums["head"] = head * (1.0 + len(arch.mtp))
     for layer in arch.mtp:
         sums["head"] = sums["head"] + _seconds(problem, layer_forward(layer, arch.d_model, shape), s, "forward")
@@ -181,23 +183,33 @@ def _expert_s(problem: Problem, moe: MoE, s: Strategy, shape: Shape) -> Num:
     return 2.0 * one * (1.0 - problem.stack.overlap_expert_parallel)
 
 
-def _layer_weight_byte(problem: Problem, s: Strategy, *, sharded: bool) -> Num:
-    """Weights of one average layer on one rank; ``sharded``: what ZeRO-3 leaves there between uses."""
+def _layer_weight_byte(problem: Problem, s: Strategy, *, expert: bool) -> Num:
+    """Dense or expert weights of one average layer on one rank, before ZeRO."""
     total: Num = 0.0
-    for expert in (False, True):
-        ways = np.where(np.asarray(s.zero) >= 3, shard_count(problem, s, expert=expert), 1.0) if sharded else 1.0
-        for kind in problem.kinds:
-            p = kind.parameters
-            dense = p.split / s.tp + p.kv / np.minimum(s.tp, kind.kv_ways) + p.replicated
-            total = total + kind.share * (p.expert / (s.tp * s.ep) if expert else dense) / ways
+    for kind in problem.kinds:
+        p = kind.parameters
+        dense = p.split / s.tp + p.kv / np.minimum(s.tp, kind.kv_ways) + p.replicated
+        total = total + kind.share * (p.expert / (s.tp * s.ep) if expert else dense)
     return problem.stack.weight_byte * total
 
 
+def _sharded_weight_byte(problem: Problem, s: Strategy) -> Num:
+    """Weights of one average layer that stay on a rank between uses."""
+    total: Num = 0.0
+    for expert in (False, True):
+        ways = np.where(np.asarray(s.zero) >= 3, shard_count(problem, s, expert=expert), 1.0)
+        total = total + _layer_weight_byte(problem, s, expert=expert) / ways
+    return total
+
+
 def _gather_per_layer_s(problem: Problem, s: Strategy) -> Num:
-    """All-gather of one average layer's weights over the ZeRO-3 group; zero below stage 3."""
-    group = problem.group(shard_count(problem, s, expert=False), s.tp)
-    byte = _layer_weight_byte(problem, s, sharded=False)
-    gathered: Num = np.where(np.asarray(s.zero) >= 3, problem.fabric.ring_s(byte, group), 0.0)
+    """All-gather of one average layer's weights over the ZeRO-3 groups; zero below stage 3."""
+    seconds: Num = 0.0
+    for expert in (False, True):
+        group = problem.group(shard_count(problem, s, expert=expert), _replicas(problem, s, expert=expert)[1])
+        byte = _layer_weight_byte(problem, s, expert=expert)
+        seconds = seconds + np.where(np.asarray(byte) > 0, problem.fabric.ring_s(byte, group), 0.0)
+    gathered: Num = np.where(np.asarray(s.zero) >= 3, seconds, 0.0)
     return gathered
 
 
@@ -213,7 +225,7 @@ def stage_time(
     kept = acts.none + (acts.selective - acts.none) * s.selective
     moved = s.offload_activation * (kept + (acts.full - kept) * s.full_frac)
     away = moved / problem.host_link_byte_per_s
-    streamed = s.offload_weight * _layer_weight_byte(problem, s, sharded=True) / problem.host_link_byte_per_s
+    streamed = s.offload_weight * _sharded_weight_byte(problem, s) / problem.host_link_byte_per_s
     offload = np.maximum(away + streamed - t.forward, 0.0) + np.maximum(away + streamed - t.backward, 0.0)
     return StageTime(
         forward=layers * t.forward,
