@@ -27,6 +27,12 @@ SPARSE = {
 }
 LATENT = {"kv_lora_rank": 14, "qk_nope_head_dim": 10, "qk_rope_head_dim": 6, "v_head_dim": 9}
 MAMBA = {"mamba_n_heads": 12, "mamba_d_state": 5, "mamba_n_groups": 3, "mamba_d_conv": 3}
+ZAMBA2 = {
+    "n_mamba_heads": 6,
+    "mamba_ngroups": 3,
+    "mamba_d_state": 5,
+    "layers_block_type": ["mamba", "hybrid", "hybrid"] * 3,
+}
 PATTERN = ["linear_attention", "full_attention", "linear_attention"] * 3
 
 CASES = {
@@ -119,6 +125,14 @@ CASES = {
         {**HEADS, **SPARSE, "layer_types": ["conv", "full_attention", "conv"] * 3, "conv_bias": True},
         {**HEADS, **SPARSE, "layer_types": ["conv"] * 9, "num_dense_layers": 0, "use_expert_bias": False},
     ],
+    "zamba": [
+        {**HEADS, "mamba_d_state": 5, "mamba_dt_rank": 7, "n_mamba_heads": 3, "attn_layer_period": 3, "attn_layer_offset": 1},
+        {**HEADS, "layers_block_type": ["hybrid", "mamba", "mamba"] * 3, "mamba_proj_bias": True, "mamba_conv_bias": False},
+    ],
+    "zamba2": [
+        {**HEADS, **ZAMBA2, "num_mem_blocks": 2, "adapter_rank": 5},
+        {**HEADS, **ZAMBA2, "add_bias_linear": True, "use_shared_attention_adapter": True, "num_key_value_heads": 6},
+    ],
 }
 
 INCOMPLETE_BY_DEFAULT = {"lfm2_moe"}
@@ -148,6 +162,14 @@ def test_minimax_m1_adds_up_to_what_is_published():
     assert parameter_count(arch) == counted_by_transformers(make_config("minimax", layer_types=kinds, **sizes))
     assert round(parameter_count(arch) / 1e9) == 456
     assert [isinstance(layer.mixer, LinearAttention) for layer in arch.layers] == [kind == "linear_attention" for kind in kinds]
+
+
+def test_zamba_counts_its_shared_layer_once_and_runs_it_often():
+    """Zamba 7B: 7.2 B parameters; its transformer layer runs thirteen times."""
+    arch = read(model_type="zamba")
+    uses = [layer for layer in arch.layers if isinstance(layer.mixer, Attention)]
+    assert [layer.shares_weights for layer in uses] == [False] + [True] * 12
+    assert {layer.mixer.d_in for layer in uses} == {2 * arch.d_model}
 
 
 def test_structure_of_jamba():
@@ -195,6 +217,7 @@ def test_structure_of_qwen3_next_and_kimi_linear():
         ({"model_type": "nemotron_h", "hybrid_override_pattern": "M?"}, "hybrid_override_pattern"),
         ({"model_type": "recurrent_gemma", "block_types": ["other"]}, "block_types"),
         ({"model_type": "lfm2_moe"}, "layer_types"),
+        ({"model_type": "zamba2", "num_hidden_layers": 7, "layers_block_type": []}, "layers_block_type"),
     ],
 )
 def test_refusals_name_the_key(values, key):

@@ -201,6 +201,36 @@ def test_deepseek_v3_adds_up_to_what_is_published():
     assert round(active_parameter_count(arch, embedding=False) / 1e9) == 36
 
 
+DBRX = {
+    "d_model": 6144,
+    "n_heads": 48,
+    "n_layers": 40,
+    "vocab_size": 100352,
+    "attn_config": {"kv_n_heads": 8},
+    "ffn_config": {"ffn_hidden_size": 10752, "moe_num_experts": 16, "moe_top_k": 4},
+}
+
+
+@pytest.mark.parametrize(
+    ("model_type", "values", "total_b", "active_b"),
+    [
+        ("mixtral", {}, 46.7, 12.9),
+        ("dbrx", DBRX, 132, 36),
+        ("qwen3_moe", {"num_hidden_layers": 48, "head_dim": 128}, 30.5, 3.3),
+        ("llama4_text", {"num_local_experts": 128, "interleave_moe_layer_step": 2}, 400, 17),
+        ("minimax_m2", {}, 229, 11),
+        ("longcat_flash", {}, 560, 27),
+        ("jetmoe", {"num_hidden_layers": 24}, 8.5, 2.2),
+    ],
+)
+def test_published_totals_and_active_parameters(model_type, values, total_b, active_b):
+    """As the model cards say, which round, and differ in whether the embedding counts as active."""
+    arch = read(model_type=model_type, **values)
+    assert parameter_count(arch) / 1e9 == pytest.approx(total_b, rel=0.01)
+    table = arch.vocab * arch.d_model / 1e9
+    assert active_b == pytest.approx(active_parameter_count(arch) / 1e9, rel=0.03, abs=2 * table)
+
+
 def test_structure_of_deepseek_v3():
     arch = read(model_type="deepseek_v3", num_nextn_predict_layers=1)
     assert [isinstance(layer.ffn, MoE) for layer in arch.layers] == [False] * 3 + [True] * 58

@@ -46,6 +46,15 @@ def keys_read(model_type: str) -> tuple[str, ...]:
     return tuple(sorted(seen - {"model_type"}))
 
 
+def refusal(data: dict[str, Any]) -> SpecError | None:
+    """The refusal of this configuration, if it is refused; any other exception passes through and fails the test."""
+    try:
+        architecture_from_config(data, name="mutant", where="config.json")
+    except SpecError as error:
+        return error
+    return None
+
+
 COUNTS = st.sampled_from([1, 2, 3, 4, 6, 8, 16, 64, 129, 1024])
 LEAVES = st.one_of(
     st.none(),
@@ -84,13 +93,12 @@ def configurations(draw: st.DrawFn) -> dict[str, Any]:
 @settings(max_examples=600, deadline=None)
 @given(configurations())
 def test_a_mutated_configuration_is_read_or_refused(data):
-    try:
-        arch = architecture_from_config(data, name="mutant", where="config.json")
-    except SpecError as error:
-        assert error.where is not None
-        assert error.where.startswith("config.json")
-        assert error.hint
+    refused = refusal(data)
+    if refused is not None:
+        assert str(refused.where).startswith("config.json")
+        assert refused.hint
         return
+    arch = architecture_from_config(data, name="mutant")
     total = parameter_count(arch)
     assert 0 < total <= MAX_PARAMETER
     assert 0 < active_parameter_count(arch) <= total
@@ -103,12 +111,9 @@ def test_a_mutated_configuration_is_read_or_refused(data):
 @given(st.dictionaries(st.text(max_size=8), values(("a", "b")), max_size=5))
 def test_a_foreign_mapping_is_refused(data):
     data.pop("model_type", None)
-    try:
-        architecture_from_config(data, name="foreign")
-    except SpecError as error:
-        assert error.hint
-    else:
-        raise AssertionError("read")
+    refused = refusal(data)
+    assert refused is not None
+    assert refused.hint
 
 
 @settings(max_examples=100, deadline=None)
@@ -122,17 +127,8 @@ def test_any_file_is_a_mapping_or_refused(content):
         try:
             data = load_config(path)
         except SpecError as error:
-            assert error.where
-            assert error.hint
+            refused, data = error, {}
         else:
-            assert isinstance(data, dict)
-
-
-def test_every_family_reads_or_refuses_its_smallest_file():
-    for model_type in supported_model_types():
-        try:
-            arch = architecture_from_config({"model_type": model_type}, name=model_type)
-        except SpecError as error:
-            assert error.hint
-        else:
-            assert parameter_count(arch) > 0
+            refused = None
+    assert isinstance(data, dict)
+    assert refused is None or (refused.where and refused.hint)

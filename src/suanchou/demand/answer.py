@@ -57,6 +57,7 @@ class Demand:
 
     Parameters
     ----------
+    model : the architecture's name.
     seq : tokens per sequence of the exact conventions.
     flop : under the chosen convention; its children are the other conventions, or the terms of the purpose.
     model_flop : recomputation not counted: what card time is computed from.
@@ -69,6 +70,7 @@ class Demand:
     warnings : what could not be answered, and what to mind about the accelerators.
     """
 
+    model: str
     purpose: str
     convention: str
     seq: float
@@ -166,15 +168,23 @@ def _served(arch: Architecture, load: Load, weight_format: str) -> Served:
     )
 
 
-def _answers(cards: Sequence[Cards], price: Callable[[Cards], Estimate], *, strict: bool) -> tuple[list[Estimate], list[str]]:
-    """One answer for each kind of card; without ``strict``, one that cannot be given becomes a warning."""
-    found, warnings = [], []
+def _answers(
+    cards: Sequence[Cards], price: Callable[[Cards], Estimate], *, strict: bool, required: bool = True
+) -> tuple[list[Estimate], list[str]]:
+    """One answer for each kind of card; without ``strict``, one that cannot be given becomes a warning.
+
+    ``required`` : at least one must be given, else the first error is raised.
+    """
+    found: list[Estimate] = []
+    warnings: list[str] = []
+    first: MissingData | Infeasible | None = None
     for one in cards:
         try:
             found.append(price(one))
         except (MissingData, Infeasible) as error:
             if strict:
                 raise
+            first = first or error
             warnings.append(str(error))
             continue
         warnings += one.accelerator.warnings
@@ -182,6 +192,8 @@ def _answers(cards: Sequence[Cards], price: Callable[[Cards], Estimate], *, stri
             warnings.append(
                 _("{id}: energy counts the card alone; its server's power is not known").format(id=one.accelerator.id)
             )
+    if first is not None and required and not found:
+        raise first
     return found, warnings
 
 
@@ -262,10 +274,15 @@ def demand(
     if load is not None:
         model = _served(arch, load, weight_format)
         # A card named for its card time only, such as a bare rate, need not be able to serve.
-        must = strict and wanted.id == "serve"
-        served, notes = _answers(cards, lambda one: serving(model, load, one, site=site, dtype=dtype), strict=must)
+        alone = wanted.id == "serve"
+
+        def priced(one: Cards) -> Estimate:
+            return serving(model, load, one, site=site, dtype=dtype)
+
+        served, notes = _answers(cards, priced, strict=strict and alone, required=alone)
         warnings += notes
     return Demand(
+        model=arch.name,
         purpose=wanted.id,
         convention=name,
         seq=length,

@@ -49,6 +49,7 @@ _FAMILY_MODULES = (
     "latent",
     "hybrid",
     "state_space",
+    "zamba",
     "seq2seq",
     "vision",
 )
