@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import pytest
-from parameter_oracle import check, make_config, odd
+from parameter_oracle import check, counted_by_transformers, make_config, odd
+
+from suanchou.model.config import architecture_from_config
+from suanchou.model.parameters import parameter_count
 
 
 def small(seed, **values):
@@ -194,3 +197,26 @@ def test_default_configuration(model_type):
 @pytest.mark.parametrize(("model_type", "case"), [(name, i) for name, cases in CASES.items() for i in range(len(cases))])
 def test_small_configuration(model_type, case):
     check(make_config(model_type, **CASES[model_type][case]))
+
+
+TWINS = {
+    "internlm": ("llama", {"bias": True}, {"attention_bias": True}),
+    "xverse": ("llama", {}, {}),
+    "aquila": ("llama", {}, {}),
+    "minicpm": ("llama", {"tie_word_embeddings": False}, {}),
+    "orion": ("stablelm", {}, {"use_qkv_bias": False}),
+    "baichuan": ("llama", {}, {}),
+    "exaone": ("llama", {"tie_word_embeddings": False, "num_layers": 5}, {}),
+}
+"""Families without code in transformers whose shape is that of a family with it."""
+
+
+@pytest.mark.parametrize("model_type", TWINS)
+def test_twins_of_families_without_code(model_type):
+    twin, ours, theirs = TWINS[model_type]
+    sizes = small(model_type)
+    if model_type in ("internlm", "baichuan"):
+        sizes["num_key_value_heads"] = sizes["num_attention_heads"]
+    built = counted_by_transformers(make_config(twin, **sizes, **theirs))
+    arch = architecture_from_config({**sizes, **ours, "model_type": model_type}, name=model_type)
+    assert parameter_count(arch) == built

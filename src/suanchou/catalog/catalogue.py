@@ -11,12 +11,23 @@ from pathlib import Path
 from suanchou.catalog.naming import did_you_mean, fold
 from suanchou.catalog.records import Record
 from suanchou.catalog.rows import build_record
-from suanchou.catalog.schema import DATA_DIR, KINDS, kind_spec
+from suanchou.catalog.schema import DATA_DIR, KINDS, columns, kind_spec
 from suanchou.catalog.stacks import read_stacks
 from suanchou.catalog.tables import Row, read_models, read_rows, read_table
 from suanchou.errors import SpecError
 
-__all__ = ["Catalogue", "catalogue", "find", "get", "names", "records", "search", "set_user_catalog", "use_catalog"]
+__all__ = [
+    "Catalogue",
+    "catalogue",
+    "find",
+    "get",
+    "model_file",
+    "names",
+    "records",
+    "search",
+    "set_user_catalog",
+    "use_catalog",
+]
 
 SIDE_TABLES = (
     "aliases",
@@ -27,6 +38,7 @@ SIDE_TABLES = (
     "dtype_support",
     "default_nodes",
     "host_links",
+    "memory_units",
     "pcie",
     "networks",
     "country_regions",
@@ -55,7 +67,7 @@ def _checked_folder(folder: Path, *, where: str) -> Path:
     if not folder.is_dir():
         what = f"{folder} is not a folder" if folder.exists() else f"there is no folder {folder}"
         raise SpecError(what, where=where, hint="name a folder with accelerators.csv, nodes.csv, models/*.json ...")
-    known = {Path(spec.file).parts[0] for spec in KINDS.values()} | {f"{name}.csv" for name in SIDE_TABLES}
+    known = {spec.file for spec in KINDS.values()} | {f"{name}.csv" for name in SIDE_TABLES}
     for path in sorted(folder.iterdir()):
         if path.name.startswith(".") or path.suffix.lower() not in (".csv", ".yaml", ".yml", ".json"):
             continue
@@ -93,13 +105,30 @@ class Catalogue:
                     target = canonical.setdefault(fold(name), name)
                     merged[target] = (*merged.get(target, ()), row)
             self._tables[kind] = merged
+            self._check_references(kind)
         return self._tables[kind]
+
+    def _check_references(self, kind: str) -> None:
+        """Every entry that a user's row names must exist; the built-in rows are checked by the tests."""
+        for spec in columns(kind).values():
+            target = spec.type.removeprefix("ref:")
+            if target == spec.type:
+                continue
+            for rows in self._tables[kind].values():
+                for row in rows:
+                    named = row.cells.get(spec.name, "")
+                    if named and not row.path.is_relative_to(DATA_DIR) and self.resolve(target, named) is None:
+                        raise SpecError(
+                            f"no {KINDS[target].title} {named!r} in the catalogue",
+                            where=f"{row.path}:{row.line}, column {spec.name}",
+                            hint=self.nearest(named, kinds=(target,)) or f"list them with: suanchou catalog list {target}",
+                        )
 
     def _read(self, kind: str, folder: Path) -> Mapping[str, Row]:
         own = folder != DATA_DIR
-        path = folder / KINDS[kind].file
         if kind == "models":
-            return read_models(path, check=own)
+            return read_models(folder, check=own)
+        path = folder / KINDS[kind].file
         if not path.exists():
             return {}
         if kind == "stacks":
@@ -138,11 +167,21 @@ class Catalogue:
         """Every folded spelling of a kind: (id, what to mind)."""
         if kind not in self._spellings:
             spellings = {fold(name): (name, "") for name in self._table(kind)}
-            for row in self.side_table("aliases"):
-                if row["kind"] == kind and row["id"] in self._table(kind):
-                    spellings.setdefault(fold(row["alias"]), (row["id"], row["note"]))
+            for alias, name, note in self._aliases_of(kind):
+                spellings.setdefault(fold(alias), (name, note))
             self._spellings[kind] = spellings
         return self._spellings[kind]
+
+    def _aliases_of(self, kind: str) -> Iterator[tuple[str, str, str]]:
+        """(alias, id, what to mind) of a kind."""
+        table = self._table(kind)
+        for row in self.side_table("aliases"):
+            if row["kind"] == kind and row["id"] in table:
+                yield row["alias"], row["id"], row["note"]
+        if kind == "models":
+            for name, rows in table.items():
+                for alias in filter(None, rows[-1].cells.get("aliases", "").split("|")):
+                    yield alias, name, ""
 
     def resolve(self, kind: str, name: str) -> tuple[str, str] | None:
         """The id meant by a name and what to mind about that reading; ``None`` when there is no such entry."""
@@ -184,18 +223,34 @@ class Catalogue:
 
     def _shown_names(self, kind: str) -> Iterator[str]:
         yield from self._table(kind)
-        for row in self.side_table("aliases"):
-            if row["kind"] == kind and row["id"] in self._table(kind):
-                yield row["alias"]
+        yield from (alias for alias, _, _ in self._aliases_of(kind))
 
     def records(self, kind: str) -> tuple[Record, ...]:
         """Every entry of a kind, in file order."""
         kind = kind_spec(kind).name
         return tuple(self._record(kind, name) for name in self._table(kind))
 
+    def matching(self, kind: str, column: str, text: str) -> tuple[str, ...]:
+        """Ids of the entries that have ``text`` written in a column, in file order; no record is built."""
+        found = []
+        for name, rows in self._table(kind).items():
+            written = next((row.cells[column] for row in reversed(rows) if row.cells.get(column)), "")
+            if written == text:
+                found.append(name)
+        return tuple(found)
+
     def aliases(self, kind: str, name: str) -> tuple[str, ...]:
         """Other names of an entry."""
-        return tuple(row["alias"] for row in self.side_table("aliases") if row["kind"] == kind and row["id"] == name)
+        return tuple(alias for alias, target, _ in self._aliases_of(kind) if target == name)
+
+    def model_file(self, name: str) -> Path:
+        """The ``config.json`` of a model of the catalogue.
+
+        Raises
+        ------
+        SpecError : no such model.
+        """
+        return self._table("models")[self.get("models", name).id][-1].path
 
     def search(self, text: str, *, kinds: tuple[str, ...] = ()) -> tuple[Record, ...]:
         """Entries in which every word of ``text`` occurs, in any column or alias.
@@ -266,6 +321,11 @@ def use_catalog(folder: str | Path | None) -> Iterator[Catalogue]:
 def get(kind: str, name: str) -> Record:
     """:meth:`Catalogue.get` of the catalogue in use."""
     return catalogue().get(kind, name)
+
+
+def model_file(name: str) -> Path:
+    """:meth:`Catalogue.model_file` of the catalogue in use."""
+    return catalogue().model_file(name)
 
 
 def names(kind: str) -> tuple[str, ...]:

@@ -101,7 +101,7 @@ class Record:
     @property
     def title(self) -> str:
         """The full name, or the id where there is none."""
-        return self.text("name") or self.id
+        return self.text("title") or self.text("name") or self.id
 
     @property
     def sources(self) -> tuple[str, ...]:

@@ -25,7 +25,7 @@ def _cell_grades() -> dict[tuple[str, str, str], tuple[Grade, str]]:
 
 def _source_of(kind: str, row: Row) -> str:
     column = next((spec.name for spec in columns(kind).values() if spec.type == "source"), "source")
-    return row.cells.get(column, "")
+    return row.cells.get(column, "") or ("" if row.path.is_relative_to(DATA_DIR) else str(row.path))
 
 
 def _cells_of(kind: str, name: str, row: Row, *, built_in: bool) -> dict[str, Cell]:
@@ -36,7 +36,7 @@ def _cells_of(kind: str, name: str, row: Row, *, built_in: bool) -> dict[str, Ce
     exceptions = _cell_grades() if built_in else {}
     cells: dict[str, Cell] = {}
     for spec in columns(kind).values():
-        if spec.name not in row.cells:
+        if spec.name not in row.cells or spec.type == "grade":
             continue
         value = parse_value(row.cells[spec.name], spec, where=f"{row.path}:{row.line}, column {spec.name}")
         grade, reason = exceptions.get((kind, name, spec.name), (_grade(kind, spec, row, unverified=unverified), ""))
@@ -58,6 +58,8 @@ def _grade(kind: str, spec: ColumnSpec, row: Row, *, unverified: bool) -> Grade:
         return spec.grade  # type: ignore[return-value]
     if spec.type not in ("number", "integer"):
         return "datasheet"
+    if row.cells.get("grade"):
+        return row.cells["grade"]  # type: ignore[return-value]
     if unverified:
         return "assumed"
     if kind in ("notable", "epoch"):
@@ -82,7 +84,9 @@ def build_record(kind: str, name: str, rows: tuple[Row, ...], *, note: str = "")
     if kind == "stacks":
         cells = stack_cells(rows[-1])
         return Record(kind=kind, id=name, cells=cells, warnings=(note,) if note else (), origin=(str(rows[-1].path),))
-    merged: dict[str, Cell] = {spec.name: Cell(value=None, unit=spec.unit) for spec in columns(kind).values()}
+    merged: dict[str, Cell] = {
+        spec.name: Cell(value=None, unit=spec.unit) for spec in columns(kind).values() if spec.type != "grade"
+    }
     for row in rows:
         written = _cells_of(kind, name, row, built_in=row.path.is_relative_to(DATA_DIR))
         merged |= {column: cell for column, cell in written.items() if cell.value is not None or merged[column].value is None}

@@ -18,8 +18,8 @@ DATA_DIR = Path(__file__).with_name("data")
 class ColumnSpec:
     """One column of a kind.
 
-    ``type`` is ``id``, ``text``, ``number``, ``integer``, ``flag``, ``pcie``, ``source``, ``notes``, ``choice:a|b`` or
-    ``ref:KIND``; ``grade`` is ``row`` (that of the row) or a fixed evidence grade.
+    ``type`` is ``id``, ``text``, ``number``, ``integer``, ``flag``, ``pcie``, ``source``, ``notes``, ``grade``,
+    ``choice:a|b`` or ``ref:KIND``; ``grade`` is ``row`` (that of the row) or a fixed evidence grade.
     """
 
     name: str
@@ -31,12 +31,15 @@ class ColumnSpec:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KindSpec:
-    """One kind of entry: its plural name, its file and what one entry is."""
+    """One kind of entry: its plural name, its file, what one entry is, and the line its licence asks to print with it."""
 
     name: str
     file: str
     title: str
+    attribution: str = ""
 
+
+_EPOCH = "Data: Epoch AI, CC BY 4.0 (rows of 2026 in notable: Our World in Data, CC BY 4.0)"
 
 KINDS: dict[str, KindSpec] = {
     spec.name: spec
@@ -44,11 +47,11 @@ KINDS: dict[str, KindSpec] = {
         KindSpec(name="accelerators", file="accelerators.csv", title="accelerator"),
         KindSpec(name="nodes", file="nodes.csv", title="node"),
         KindSpec(name="clusters", file="clusters.csv", title="cluster"),
-        KindSpec(name="models", file="models/models.csv", title="model"),
+        KindSpec(name="models", file="models.csv", title="model"),
         KindSpec(name="stacks", file="stacks.yaml", title="software stack"),
         KindSpec(name="regions", file="electricity_and_cost.csv", title="region"),
-        KindSpec(name="notable", file="notable_models.csv", title="notable model"),
-        KindSpec(name="epoch", file="epoch_models.csv", title="model of the Epoch AI survey"),
+        KindSpec(name="notable", file="notable_models.csv", title="notable model", attribution=_EPOCH),
+        KindSpec(name="epoch", file="epoch_models.csv", title="model of the Epoch AI survey", attribution=_EPOCH),
     )
 }
 """Kinds by name, in the order they are listed."""

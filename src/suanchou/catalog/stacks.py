@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from suanchou.catalog.records import Cell, Value
-from suanchou.catalog.tables import Row
-from suanchou.catalog.yamlfile import read_yaml
+from suanchou.catalog.tables import Row, read_yaml
 from suanchou.errors import SpecError
 from suanchou.estimate import Grade
 
@@ -26,8 +25,6 @@ def read_stacks(path: Path) -> dict[str, Row]:
     SpecError : not YAML, or not a mapping of names to mappings.
     """
     data = read_yaml(path)
-    if not isinstance(data, dict):
-        raise SpecError("is not a mapping of stack names", where=str(path), hint="write: name: {field: value, ...}")
     found: dict[str, Row] = {}
     for name, fields in data.items():
         if not isinstance(fields, dict):

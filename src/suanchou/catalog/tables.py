@@ -6,15 +6,29 @@ import csv
 import io
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, get_args
 
 from suanchou.catalog.naming import did_you_mean, fold
 from suanchou.catalog.schema import ColumnSpec, columns
 from suanchou.errors import SpecError
+from suanchou.estimate import Grade
+from suanchou.spec import parse
 
-__all__ = ["MAX_FILE_BYTE", "Row", "entry_id", "parse_value", "read_models", "read_rows", "read_table", "read_text"]
+__all__ = [
+    "MAX_FILE_BYTE",
+    "Row",
+    "check_keys",
+    "entry_id",
+    "parse_value",
+    "read_models",
+    "read_rows",
+    "read_table",
+    "read_text",
+    "read_yaml",
+]
 
 MAX_FILE_BYTE = 20_000_000
 _PCIE = re.compile(r"\d\.\dx\d{1,3}")
@@ -48,6 +62,33 @@ def read_text(path: Path) -> str:
         raise SpecError("is not UTF-8 text", where=str(path), hint="save it as UTF-8") from None
     except OSError as error:
         raise SpecError(f"cannot be read: {error.strerror}", where=str(path), hint="check the path") from None
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The mapping in a YAML or JSON file.
+
+    Raises
+    ------
+    SpecError : unreadable, not well formed, or a key that stands twice in one mapping.
+    """
+    return parse(read_text(path), str(path), suffix=path.suffix.lower())
+
+
+def check_keys(found: Any, known: Iterable[str], *, where: str) -> Mapping[str, Any]:
+    """``found`` as a mapping whose keys are all known.
+
+    Raises
+    ------
+    SpecError : not a mapping, or an unknown key.
+    """
+    names = tuple(known)
+    if not isinstance(found, dict):
+        raise SpecError("is not a mapping", where=where, hint=f"write keys such as: {', '.join(names)}")
+    for key in found:
+        if key not in names:
+            hint = did_you_mean(str(key), names, otherwise=f"known keys: {', '.join(names)}")
+            raise SpecError(f"unknown key {key!r}", where=where, hint=hint)
+    return found
 
 
 def read_rows(path: Path) -> list[tuple[int, dict[str, str]]]:
@@ -94,8 +135,8 @@ def parse_value(text: str, column: ColumnSpec, *, where: str) -> float | int | s
         return _parse_number(text, column, where=where)
     if column.type == "pcie" and not _PCIE.fullmatch(text):
         raise SpecError(f"{text!r} is not a PCIe width", where=where, hint="write generation and lanes, for example 5.0x16")
-    if column.type.startswith("choice:"):
-        choices = column.type.removeprefix("choice:").split("|")
+    if column.type == "grade" or column.type.startswith("choice:"):
+        choices = get_args(Grade)[1:] if column.type == "grade" else column.type.removeprefix("choice:").split("|")
         if text not in choices:
             raise SpecError(f"{text!r} is not allowed here", where=where, hint=f"choose one of: {', '.join(choices)}")
     return text
@@ -166,23 +207,23 @@ def read_table(kind: str, path: Path, *, check: bool) -> dict[str, Row]:
     return found
 
 
-def read_models(path: Path, *, check: bool) -> dict[str, Row]:
-    """Models by name: every ``*.json`` beside the table, with the table's row where it has one.
+def read_models(folder: Path, *, check: bool) -> dict[str, Row]:
+    """Models by name: every ``models/*.json`` of a folder, with its row of ``models.csv`` where it has one.
 
     Raises
     ------
     SpecError : the table is malformed, or names a model without a file.
     """
+    path = folder / "models.csv"
     listed = read_table("models", path, check=check) if path.exists() else {}
-    files = {file.stem: file for file in sorted(path.parent.glob("*.json"))} if path.parent.is_dir() else {}
+    files = {file.stem: file for file in sorted((folder / "models").glob("*.json"))}
     for name, row in listed.items():
         if name not in files:
-            raise SpecError(
-                f"model {name!r} has no file {name}.json", where=f"{path}:{row.line}", hint="add it beside the table"
-            )
+            where = f"{path}:{row.line}, column name"
+            raise SpecError(f"model {name!r} has no file models/{name}.json", where=where, hint="add its config.json there")
     found: dict[str, Row] = {}
     for name, file in files.items():
         known = listed.get(name)
-        cells = dict(known.cells) if known is not None else {"id": name}
+        cells = dict(known.cells) if known is not None else {"name": name}
         found[name] = Row(id=name, cells=cells, path=file, line=known.line if known is not None else 0)
     return found

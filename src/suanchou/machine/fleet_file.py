@@ -30,8 +30,7 @@ from typing import Any
 
 from suanchou.catalog import Catalogue, Cell, Record
 from suanchou.catalog.schema import columns
-from suanchou.catalog.tables import parse_value
-from suanchou.catalog.yamlfile import check_keys, read_yaml
+from suanchou.catalog.tables import check_keys, parse_value, read_yaml
 from suanchou.errors import SpecError
 from suanchou.machine.cluster import Group
 from suanchou.machine.fleet import MAX_COUNT, Fleet, argument
@@ -39,7 +38,7 @@ from suanchou.machine.server import node_from_record
 
 __all__ = ["read_fleet"]
 
-_KEYS = {"name", "region", "pue", "network", "oversubscription", "scale_out_latency_us", "groups", "source"}
+_KEYS = ("name", "region", "pue", "network", "oversubscription", "scale_out_latency_us", "groups", "source")
 
 
 def read_fleet(source: Catalogue, path: Path) -> Fleet:
@@ -60,7 +59,7 @@ def read_fleet(source: Catalogue, path: Path) -> Fleet:
     warnings: list[str] = []
     for index, entry in enumerate(entries):
         place = f"{where}: groups[{index}]"
-        fields = check_keys(entry, {"on", "node", "nodes"}, where=place)
+        fields = check_keys(entry, ("on", "node", "nodes"), where=place)
         if ("on" in fields) == ("node" in fields):
             raise SpecError("needs either on or node", where=place, hint="write on: dgx-h100:16, or node: {...} with nodes: 16")
         if "on" in fields:
@@ -94,7 +93,7 @@ def _number(data: Any, key: str, *, where: str, minimum: float) -> float | None:
 
 def _own_group(fields: Any, *, name: str, origin: str, place: str) -> Group:
     known = columns("nodes")
-    written = check_keys(fields["node"], set(known), where=f"{place}.node")
+    written = check_keys(fields["node"], known, where=f"{place}.node")
     count = fields.get("nodes")
     if isinstance(count, bool) or not isinstance(count, int) or not 1 <= count <= MAX_COUNT:
         raise SpecError(f"{count!r} is not a number of nodes", where=f"{place}.nodes", hint="write a whole number of 1 or more")

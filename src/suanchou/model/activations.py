@@ -32,6 +32,7 @@ __all__ = [
     "MEGATRON_2021",
     "STACKS",
     "TRANSFORMERS",
+    "Recompute",
     "Saved",
     "Stack",
     "embedding_activation_byte",

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import numpy as np
-
 from suanchou.model.architecture import Attention
-from suanchou.model.operators import Num, Operator, Shape, Step, gemm, memory
+from suanchou.model.num import Num, maximum, minimum
+from suanchou.model.operators import Operator, Shape, Step, gemm, memory
 
 __all__ = ["attention_steps", "core_step", "kv_head_per_rank", "norm_step", "score_pairs", "visible_keys"]
 
@@ -21,13 +20,13 @@ def score_pairs(seq: Num, key_seq: Num, *, causal: bool, window: float | None = 
     if window is None:
         return seq * (seq + 1.0) / 2.0 if causal else seq * key_seq
     if not causal:
-        reach = np.minimum(window // 2, seq - 1.0)
+        reach = minimum(window // 2, seq - 1.0)
         return seq + reach * (2.0 * seq - reach - 1.0)
     if chunked:
-        whole = np.floor(np.asarray(seq) / window)
+        whole = seq // window
         rest = seq - whole * window
         return whole * window * (window + 1.0) / 2.0 + rest * (rest + 1.0) / 2.0
-    seen = np.minimum(seq, float(window))
+    seen = minimum(seq, float(window))
     return seen * (seen + 1.0) / 2.0 + (seq - seen) * seen
 
 
@@ -37,12 +36,12 @@ def visible_keys(context: Num, window: int | None, chunked: bool = False) -> Num
         return context
     if chunked:
         return (context - 1.0) % window + 1.0
-    return np.minimum(context, float(window))
+    return minimum(context, float(window))
 
 
 def kv_head_per_rank(n_kv_head: int, tp: Num) -> Num:
     """KV heads a rank holds: split over TP, and replicated once TP exceeds their number."""
-    return np.maximum(n_kv_head / tp, 1.0)
+    return maximum(n_kv_head / tp, 1.0)
 
 
 def norm_step(name: str, shape: Shape, *, token: Num, width: Num, kind: str) -> Step:

@@ -9,12 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
-import numpy as np
-from numpy.typing import NDArray
+from suanchou.model.num import Num
 
 __all__ = ["Num", "Operator", "Recompute", "Shape", "Step", "gemm", "grouped_gemm", "memory"]
-
-Num = float | NDArray[np.float64]
 
 Recompute = Literal["none", "selective", "full"]
 """What backward computes again: nothing, the attention core (or scan), or the whole layer."""

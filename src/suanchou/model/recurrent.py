@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import numpy as np
-
 from suanchou.model.architecture import LinearAttention, StateSpace
 from suanchou.model.attention import kv_head_per_rank, norm_step
-from suanchou.model.operators import Num, Operator, Shape, Step, gemm, grouped_gemm, memory
+from suanchou.model.num import Num, minimum
+from suanchou.model.operators import Operator, Shape, Step, gemm, grouped_gemm, memory
 
 __all__ = ["linear_attention_steps", "state_space_steps"]
 
@@ -43,7 +42,7 @@ def linear_attention_steps(a: LinearAttention, d_model: int, shape: Shape, *, pr
     scores (lightning).
     """
     token = shape.token
-    chunk: Num = np.minimum(float(a.chunk or _CHUNK[a.kind]), shape.seq)
+    chunk: Num = minimum(float(a.chunk or _CHUNK[a.kind]), shape.seq)
     key, value = a.n_key_head * a.d_key / shape.tp, a.n_value_head * a.d_value / shape.tp
     heads = a.n_value_head / shape.tp
     delta = a.kind == "gated-delta"
@@ -118,7 +117,7 @@ def state_space_steps(s: StateSpace, d_model: int, shape: Shape, *, prefix: str 
         flop, chunks = 7.0 * token * inner * s.d_state, 0.0 * token
         moved = token * (4.0 * inner + 2.0 * s.d_state)
     else:
-        chunk: Num = np.minimum(float(s.chunk), shape.seq)
+        chunk: Num = minimum(float(s.chunk), shape.seq)
         heads, groups = s.n_head / shape.tp, kv_head_per_rank(s.n_group, shape.tp)
         shared = 2.0 * groups * s.d_state
         yield gemm(f"{prefix}.in", shape, m=token, n=2.0 * inner + shared + heads, k=d_model)

@@ -4,20 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from suanchou.estimate import Estimate
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
 
 __all__ = ["Column", "Report", "Table"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Column:
-    """A column: its heading (translated when drawn) and its unit, which stands in the heading."""
+    """A column: its heading (translated when drawn) and its unit, which stands in the heading.
+
+    The cells of a right-aligned column and of one that is ``whole`` are never broken over lines.
+    """
 
     name: str
     unit: str = ""
     align: Literal["left", "right"] = "right"
+    whole: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,3 +58,19 @@ class Report:
     definitions: tuple[str, ...] = ()
     command: str = ""
     scenario: Mapping[str, Any] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The JSON answer as plain data."""
+        from suanchou.report.render import envelope
+
+        return envelope(self)
+
+    def __rich__(self) -> RenderableType:
+        from suanchou.report.render import to_rich
+
+        return to_rich(self)
+
+    def _repr_html_(self) -> str:
+        from suanchou.report.render import to_html
+
+        return to_html(self)

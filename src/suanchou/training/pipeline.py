@@ -41,8 +41,8 @@ def stage_layers(n_layer: int, pp: Num, virtual: Num) -> StageLayers:
 def in_flight(pp: Num, virtual: Num, micro_batches: Num, stage: Num = 0) -> Num:
     """Micro-batches whose activations stage ``stage`` holds at once.
 
-    1F1B: ``pp - stage``. Interleaved: ``pp + (pp - 1 - 2 stage) / virtual`` whole micro-batches, from ``2 (pp - stage - 1) + (v - 1) pp +
-    1`` chunks in flight (Narayanan et al. 2021). Never more than there are.
+    1F1B: ``pp - stage``. Interleaved: ``2 (pp - stage - 1) + (virtual - 1) pp + 1`` chunks of ``1 / virtual`` micro-batch each
+    (Narayanan et al. 2021). Never more than there are.
     """
     plain = pp - np.asarray(stage)
     interleaved = (2 * (pp - stage - 1) + (virtual - 1) * pp + 1) / virtual

@@ -1,14 +1,14 @@
 """Search: price every strategy at once, keep the best, and count why the others were refused.
 
-Layouts (TP, CP, PP, DP, EP, interleaving, micro-batch, SP, fp8) form one axis; ZeRO, recomputation and offload are three more, and
-broadcast behind it. A chunk of layouts crossed with all options is masked by memory, priced and reduced to its best, so
-memory stays bounded however large the space is.
+Layouts (TP, CP, PP, DP, EP, interleaving, micro-batch, SP, fp8) form one axis; ZeRO, recomputation and offload are three
+more and broadcast behind it. A chunk of layouts crossed with all options is masked by memory, priced and reduced to its
+best, so memory stays bounded however large the space is.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -21,15 +21,15 @@ from suanchou.training.problem import Problem
 from suanchou.training.strategy import LAYOUT_FIELDS, Options, Strategy, layouts
 from suanchou.training.time import LayerTime, layer_time, step_time
 
-__all__ = ["Candidate", "Found", "Tables", "peak_memory", "search", "tables"]
+__all__ = ["TIE_FRAC", "Candidate", "Found", "Tables", "high_memory", "lower_bound_s", "peak_memory", "search", "tables"]
 
 CHUNK = 400_000
 """Candidates priced at once: about twenty arrays of this length live at the same time."""
 
 LAYER_KEY = ("tp", "cp", "ep", "micro_batch", "sp", "ulysses", "fp8")
 
-TIE_FRAC = 0.01
-"""Options of a layout whose step times differ by less are equal, being closer than any model can tell; the simplest is taken."""
+TIE_FRAC = 0.03
+"""Plans whose step times differ by less are equal: no model tells them apart. The simplest is taken."""
 
 
 class Candidate(NamedTuple):
@@ -48,6 +48,7 @@ class Found:
     frontier: tuple[Candidate, ...]
     n_candidate: int
     n_feasible: int
+    n_priced: int
     refused: Counter[str]
     interrupted: bool = False
 
@@ -73,6 +74,13 @@ def tables(problem: Problem, layout: Strategy) -> Tables:
     return Tables(LayerTime(*map(spread, times)), ActivationTable(*map(spread, acts)))
 
 
+def _rows(table: Tables, chosen: NDArray[np.intp]) -> Tables:
+    return Tables(
+        LayerTime(*(np.asarray(values)[chosen] for values in table.time)),
+        ActivationTable(*(np.asarray(values)[chosen] for values in table.activation)),
+    )
+
+
 def _column(table: Tables, chosen: NDArray[np.intp] | slice) -> Tables:
     """Rows of a table, shaped to broadcast behind the option axes."""
 
@@ -84,10 +92,23 @@ def _column(table: Tables, chosen: NDArray[np.intp] | slice) -> Tables:
 
 def peak_memory(problem: Problem, s: Strategy, acts: ActivationTable) -> Num:
     """Expected memory of the fullest stage."""
-    peak: Num = stage_memory(problem, s, acts, STAGES[0]).total
-    for stage in STAGES[1:]:
-        peak = np.maximum(peak, stage_memory(problem, s, acts, stage).total)
-    return peak
+    return _fullest(stage_memory(problem, s, acts, stage).total for stage in STAGES)
+
+
+def high_memory(problem: Problem, s: Strategy, acts: ActivationTable) -> Num:
+    """Memory of the fullest stage with the allocator at its worst: what must fit."""
+    return _fullest(stage_memory(problem, s, acts, stage).high(problem.stack) for stage in STAGES)
+
+
+def _fullest(stages: Iterable[Num]) -> Num:
+    first, *others = stages
+    for stage in others:
+        first = np.maximum(first, stage)
+    return first
+
+
+def _flat(acts: ActivationTable) -> ActivationTable:
+    return ActivationTable(*(np.asarray(values).reshape(-1) for values in acts))
 
 
 def _take(layout: Strategy, chosen: NDArray[np.intp] | slice) -> Strategy:
@@ -113,8 +134,7 @@ def _price(problem: Problem, layout: Strategy, table: Tables, options: Options, 
     s = options.cross(layout)
     n = np.asarray(layout.tp).shape[0]
     shape = (n, *options.shape)
-    memory = peak_memory(problem, s, table.activation)
-    fits = np.broadcast_to(memory <= problem.memory_byte, shape)
+    fits = np.broadcast_to(high_memory(problem, s, table.activation) <= problem.memory_byte, shape)
     refused["needs more memory than the accelerator has"] += int(fits.size - np.count_nonzero(fits))
     if options.offload_optimizer.any() and problem.node.host_memory_byte is not None:
         host = np.broadcast_to(host_byte(problem, s, table.activation) <= problem.node.host_memory_byte, shape)
@@ -128,12 +148,22 @@ def _price(problem: Problem, layout: Strategy, table: Tables, options: Options, 
     option = np.where(equal, options.burden, np.inf).argmin(axis=1)
     rows = np.arange(n)
     quickest = flat[rows, option]
-    memory = np.broadcast_to(memory, shape).reshape(n, -1)[rows, option]
+    memory = np.asarray(peak_memory(problem, options.choose(layout, option), _flat(table.activation)))
     return _Best(rows[ok], option[ok], quickest[ok], memory[ok]), int(np.count_nonzero(fits))
 
 
 def _join(parts: list[_Best]) -> _Best:
     return _Best(*(np.concatenate(column) for column in zip(*parts, strict=True)))
+
+
+def lower_bound_s(problem: Problem, layout: Strategy, table: Tables) -> NDArray[np.float64]:
+    """Step time of each layout if memory were free and data parallelism cost nothing: no option is quicker."""
+    step = step_time(problem, layout, table.time, table.activation)
+    free = step._replace(gradient_reduce=0.0, parameter_gather=0.0, optimizer=0.0)
+    return np.broadcast_to(np.asarray(free.total, dtype=float), np.asarray(layout.tp).shape)
+
+
+BEATEN = "cannot beat the plans shown, even with free memory and free data parallelism"
 
 
 def search(
@@ -144,12 +174,15 @@ def search(
     options: Options | None = None,
     fp8: bool = False,
     keep: int = 8,
+    exhaustive: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> Found:
     """Price the whole strategy space and keep the best layouts by step time.
 
-    ``fixed`` pins layout fields; ``progress(done, total)`` is called after every chunk. A keyboard interrupt returns what was
-    found so far.
+    Layouts are visited by their lower bound; the visit ends where that bound exceeds the worst plan kept, so the best are those
+    of an exhaustive search. ``exhaustive`` prices everything all the same, which the frontier and the exact count of
+    feasible strategies need. ``fixed`` pins layout fields; ``progress(done, total)`` is called after every chunk. A keyboard
+    interrupt returns what was found so far.
 
     Raises
     ------
@@ -158,43 +191,76 @@ def search(
     options = options or Options.build(problem.stack.zero_stages)
     layout, refused_layouts = layouts(problem.work, n_rank or problem.cluster.n_accelerator, fp8=fp8, fixed=fixed)
     n = int(np.asarray(layout.tp).shape[0])
-    refused = Counter({reason: count * options.size for reason, count in refused_layouts.items() if count})
+    refused = Counter({reason: count * options.size for reason, count in refused_layouts.items()})
+    walk = _Walk(_Best(*(np.zeros(0, dtype=t) for t in (np.intp, np.intp, float, float))))
     n_candidate = n * options.size + refused.total()
-    table = tables(problem, layout) if n else None
-    parts, n_feasible, interrupted = [], 0, False
-    try:
-        for part in _chunks(n, options.size):
-            assert table is not None
-            best, feasible = _price(problem, _take(layout, part), _column(table, part), options, refused)
-            parts.append(best._replace(layout=best.layout + part.start))
-            n_feasible += feasible
-            if progress:
-                progress(part.stop * options.size, n * options.size)
-    except KeyboardInterrupt:
-        interrupted = True
-    best = _join(parts) if parts else _Best(*(np.zeros(0, dtype=t) for t in (np.intp, np.intp, float, float)))
+    if n:
+        table = tables(problem, layout)
+        bound = lower_bound_s(problem, layout, table)
+        order = np.argsort(bound, kind="stable")
+        layout, table, bound = _take(layout, order), _rows(table, order), bound[order]
+        try:
+            for part in _chunks(n, options.size):
+                if not exhaustive and bound[part.start] > (1.0 + TIE_FRAC) * walk.worst_s(layout, options.burden, keep):
+                    refused[BEATEN] += (n - part.start) * options.size
+                    break
+                best, feasible = _price(problem, _take(layout, part), _column(table, part), options, refused)
+                walk.add(best._replace(layout=best.layout + part.start), feasible, (part.stop - part.start) * options.size)
+                if progress:
+                    progress(part.stop * options.size, n * options.size)
+        except KeyboardInterrupt:
+            walk.interrupted = True
+    best = walk.best
 
     def candidate(i: int) -> Candidate:
-        one = options.cross(_take(layout, best.layout[i : i + 1]))
-        index = tuple(int(j) for j in np.unravel_index(int(best.option[i]), options.shape))
-        return Candidate(one.at((0, *index), (1, *options.shape)), float(best.step_s[i]), float(best.memory[i]))
+        chosen = options.choose(_take(layout, best.layout[i : i + 1]), best.option[i : i + 1])
+        return Candidate(chosen.at((0,), (1,)), float(best.step_s[i]), float(best.memory[i]))
 
     return Found(
-        best=tuple(candidate(int(i)) for i in _rivals(layout, best, keep)),
-        frontier=tuple(candidate(int(i)) for i in _frontier(best)),
+        best=tuple(candidate(i) for i in _rivals(layout, best, options.burden, keep)),
+        frontier=tuple(candidate(i) for i in _frontier(best)),
         n_candidate=n_candidate,
-        n_feasible=n_feasible,
-        refused=refused,
-        interrupted=interrupted,
+        n_feasible=walk.n_feasible,
+        n_priced=walk.n_priced,
+        refused=+refused,
+        interrupted=walk.interrupted,
     )
 
 
-def _rivals(layout: Strategy, best: _Best, keep: int) -> list[int]:
-    """The best layouts that differ in their parallel degrees, quickest first; ties go to the smaller memory."""
+@dataclass(slots=True)
+class _Walk:
+    """The state of a search under way."""
+
+    best: _Best
+    n_feasible: int = 0
+    n_priced: int = 0
+    interrupted: bool = False
+
+    def add(self, best: _Best, n_feasible: int, n_priced: int) -> None:
+        self.best = _join([self.best, best])
+        self.n_feasible += n_feasible
+        self.n_priced += n_priced
+
+    def worst_s(self, layout: Strategy, burden: NDArray[np.float64], keep: int) -> float:
+        rivals = _rivals(layout, self.best, burden, keep)
+        return float(self.best.step_s[rivals].max()) if len(rivals) == keep else np.inf
+
+
+def _rivals(layout: Strategy, best: _Best, burden: NDArray[np.float64], keep: int) -> list[int]:
+    """The best layouts that differ in TP, PP or EP, quickest first; but the simplest of those that tie leads."""
+    if not best.step_s.size:
+        return []
+    order = np.lexsort((best.memory, best.step_s))
+    ties = order[best.step_s[order] <= (1.0 + TIE_FRAC) * best.step_s[order[0]]]
+    chosen = best.layout[ties]
+    effort = burden[best.option[ties]] + 0.1 * sum(
+        np.log2(np.asarray(getattr(layout, name))[chosen]) for name in ("tp", "cp", "pp", "virtual")
+    )
+    leader = ties[int(np.argmin(effort))]
     seen: set[tuple[float, ...]] = set()
     out: list[int] = []
-    for i in np.lexsort((best.memory, best.step_s)):
-        key = tuple(float(np.asarray(getattr(layout, name))[best.layout[i]]) for name in ("tp", "cp", "pp", "ep"))
+    for i in (leader, *order):
+        key = tuple(float(np.asarray(getattr(layout, name))[best.layout[i]]) for name in ("tp", "pp", "ep"))
         if key in seen:
             continue
         seen.add(key)

@@ -1,7 +1,7 @@
 """Time: seconds of one optimizer step, from operators, collectives and the pipeline schedule.
 
-``step = micro_batches * slowest stage + bubble + sends + exposed gradient reduction + exposed parameter gather + optimizer``. Every
-function takes one strategy or arrays of them.
+``step = micro_batches * slowest stage + bubble + sends + exposed gradient reduction + exposed parameter gather + optimizer``.
+Every function takes one strategy or arrays of them.
 """
 
 from __future__ import annotations
@@ -21,15 +21,13 @@ from suanchou.model.layer_operators import (
     layer_forward,
 )
 from suanchou.model.operators import Num, Operator, Shape
+from suanchou.training.defaults import default
 from suanchou.training.memory import ActivationTable, shard_count, stage_parameters
 from suanchou.training.pipeline import bubble_s, stage_layers
 from suanchou.training.problem import Problem
 from suanchou.training.strategy import Strategy
 
 __all__ = ["LayerTime", "StepTime", "layer_time", "step_time"]
-
-OPTIMIZER_TRAFFIC_BYTE = 30.0
-"""Per parameter: read gradient, master weight and two moments (4 x 4), write the last three and the bf16 weight (3 x 4 + 2)."""
 
 
 class LayerTime(NamedTuple):
@@ -40,7 +38,8 @@ class LayerTime(NamedTuple):
     core: Num
     tensor_forward: Num
     tensor_backward: Num
-    context: Num
+    context_forward: Num
+    context_backward: Num
     expert: Num
     embedding: Num
     head: Num
@@ -116,8 +115,9 @@ def layer_time(problem: Problem, s: Strategy) -> LayerTime:
     """Price the layouts in ``s`` (1-D arrays): kernels, and the communication inside layers that stays exposed.
 
     TP moves each block's output once forward and once backward, as an all-reduce or, with SP, a reduce-scatter and an
-    all-gather of the same volume. CP passes keys and values round a ring, and their gradients back, behind the attention kernel.
-    EP sends every token to its experts and back, twice per direction.
+    all-gather of the same volume. CP passes keys and values round a ring, and their gradients back, behind the attention
+    kernel. EP sends every token to its experts and back. Multi-token-prediction layers and their heads run with the
+    head on the last stage; their own communication is left out.
     """
     shape, work, stack = problem.shape(s), problem.work, problem.stack
     arch, d = work.arch, float(work.arch.d_model)
@@ -136,20 +136,26 @@ def layer_time(problem: Problem, s: Strategy) -> LayerTime:
         sums["backward"] = sums["backward"] + share * _seconds(problem, backward, s, "backward")
         tensor = share * _tensor_collectives(layer) * reduce_s
         sums["tensor_forward"], sums["tensor_backward"] = sums["tensor_forward"] + tensor, sums["tensor_backward"] + tensor
-        sums["context"] = sums["context"] + share * _context_s(problem, layer, s, shape, core_s)
+        ring_forward, ring_backward = _context_s(problem, layer, s, shape, core_s)
+        sums["context_forward"] = sums["context_forward"] + share * ring_forward
+        sums["context_backward"] = sums["context_backward"] + share * ring_backward
         if isinstance(layer.ffn, MoE):
             sums["expert"] = sums["expert"] + share * _expert_s(problem, layer.ffn, s, shape)
     sums["embedding"] = _seconds(problem, embedding_forward(arch, shape), s, "forward") + _seconds(
         problem, embedding_backward(arch, shape), s, "backward"
     )
-    sums["head"] = _seconds(problem, head_forward(arch, shape), s, "forward") + _seconds(
+    head = _seconds(problem, head_forward(arch, shape), s, "forward") + _seconds(
         problem, head_backward(arch, shape), s, "backward"
     )
+    sums["head"] = head * (1.0 + len(arch.mtp))
+    for layer in arch.mtp:
+        sums["head"] = sums["head"] + _seconds(problem, layer_forward(layer, arch.d_model, shape), s, "forward")
+        sums["head"] = sums["head"] + _seconds(problem, layer_backward(layer, arch.d_model, shape), s, "backward")
     sums["head_tensor"] = 2.0 * reduce_s
     return LayerTime(**sums)
 
 
-def _context_s(problem: Problem, layer: Layer, s: Strategy, shape: Shape, core_s: Num) -> Num:
+def _context_s(problem: Problem, layer: Layer, s: Strategy, shape: Shape, core_s: Num) -> tuple[Num, Num]:
     """Exposed exchange of one layer over CP, forward and backward.
 
     Ring: keys and values go round behind the attention kernel, backward with their gradients. Ulysses: all-to-alls of queries,
@@ -159,39 +165,51 @@ def _context_s(problem: Problem, layer: Layer, s: Strategy, shape: Shape, core_s
     byte = shape.batch * problem.work.seq * _kv_width(layer, s.tp) * shape.element_byte
     ring = fabric.ring_s(byte, group)
     hidden = problem.stack.overlap_context_parallel * core_s
-    exposed = np.maximum(ring - hidden, 0.0) + np.maximum(2.0 * ring - 2.5 * hidden, 0.0)
+    exposed = np.maximum(ring - hidden, 0.0), np.maximum(2.0 * ring - 2.5 * hidden, 0.0)
     mixer = layer.mixer
     if isinstance(mixer, Attention):
         outputs = shape.token * mixer.n_head * (mixer.d_head + mixer.d_v) / s.tp * shape.element_byte
-        exchange = 2.0 * fabric.all_to_all_s(outputs + byte / s.cp, group)
-        exposed = np.where(np.asarray(s.ulysses) > 0, exchange, exposed)
-    return np.where(np.asarray(s.cp) > 1, exposed, 0.0)
+        exchange = fabric.all_to_all_s(outputs + byte / s.cp, group)
+        ulysses = np.asarray(s.ulysses) > 0
+        exposed = np.where(ulysses, exchange, exposed[0]), np.where(ulysses, exchange, exposed[1])
+    split = np.asarray(s.cp) > 1
+    return np.where(split, exposed[0], 0.0), np.where(split, exposed[1], 0.0)
 
 
 def _expert_s(problem: Problem, moe: MoE, s: Strategy, shape: Shape) -> Num:
-    """Exposed dispatch and combine of one layer, forward and backward: four all-to-alls."""
+    """Exposed dispatch and combine of one layer in one direction: two all-to-alls."""
     byte = shape.token * moe.top_k * problem.work.arch.d_model * shape.element_byte / s.tp
     one = problem.fabric.all_to_all_s(byte * shape.imbalance, problem.group(s.ep, s.tp))
-    return 4.0 * one * (1.0 - problem.stack.overlap_expert_parallel)
+    return 2.0 * one * (1.0 - problem.stack.overlap_expert_parallel)
 
 
-def _layer_weight_byte(problem: Problem, s: Strategy, *, sharded: bool) -> Num:
-    """Weights of one average layer on one rank; ``sharded``: what ZeRO-3 leaves there between uses."""
+def _layer_weight_byte(problem: Problem, s: Strategy, *, expert: bool) -> Num:
+    """Dense or expert weights of one average layer on one rank, before ZeRO."""
     total: Num = 0.0
-    for expert in (False, True):
-        ways = np.where(np.asarray(s.zero) >= 3, shard_count(problem, s, expert=expert), 1.0) if sharded else 1.0
-        for kind in problem.kinds:
-            p = kind.parameters
-            dense = p.split / s.tp + p.kv / np.minimum(s.tp, kind.kv_ways) + p.replicated
-            total = total + kind.share * (p.expert / (s.tp * s.ep) if expert else dense) / ways
+    for kind in problem.kinds:
+        p = kind.parameters
+        dense = p.split / s.tp + p.kv / np.minimum(s.tp, kind.kv_ways) + p.replicated
+        total = total + kind.share * (p.expert / (s.tp * s.ep) if expert else dense)
     return problem.stack.weight_byte * total
 
 
+def _sharded_weight_byte(problem: Problem, s: Strategy) -> Num:
+    """Weights of one average layer that stay on a rank between uses."""
+    total: Num = 0.0
+    for expert in (False, True):
+        ways = np.where(np.asarray(s.zero) >= 3, shard_count(problem, s, expert=expert), 1.0)
+        total = total + _layer_weight_byte(problem, s, expert=expert) / ways
+    return total
+
+
 def _gather_per_layer_s(problem: Problem, s: Strategy) -> Num:
-    """All-gather of one average layer's weights over the ZeRO-3 group; zero below stage 3."""
-    group = problem.group(shard_count(problem, s, expert=False), s.tp)
-    byte = _layer_weight_byte(problem, s, sharded=False)
-    gathered: Num = np.where(np.asarray(s.zero) >= 3, problem.fabric.ring_s(byte, group), 0.0)
+    """All-gather of one average layer's weights over the ZeRO-3 groups; zero below stage 3."""
+    seconds: Num = 0.0
+    for expert in (False, True):
+        group = problem.group(shard_count(problem, s, expert=expert), _replicas(problem, s, expert=expert)[1])
+        byte = _layer_weight_byte(problem, s, expert=expert)
+        seconds = seconds + np.where(np.asarray(byte) > 0, problem.fabric.ring_s(byte, group), 0.0)
+    gathered: Num = np.where(np.asarray(s.zero) >= 3, seconds, 0.0)
     return gathered
 
 
@@ -207,15 +225,15 @@ def stage_time(
     kept = acts.none + (acts.selective - acts.none) * s.selective
     moved = s.offload_activation * (kept + (acts.full - kept) * s.full_frac)
     away = moved / problem.host_link_byte_per_s
-    streamed = s.offload_weight * _layer_weight_byte(problem, s, sharded=True) / problem.host_link_byte_per_s
+    streamed = s.offload_weight * _sharded_weight_byte(problem, s) / problem.host_link_byte_per_s
     offload = np.maximum(away + streamed - t.forward, 0.0) + np.maximum(away + streamed - t.backward, 0.0)
     return StageTime(
         forward=layers * t.forward,
         backward=layers * t.backward,
         recompute=layers * recompute,
         tensor_parallel=layers * tensor + ends[1] * t.head_tensor,
-        context_parallel=layers * t.context,
-        expert_parallel=layers * t.expert,
+        context_parallel=layers * (t.context_forward * (1.0 + s.full_frac) + t.context_backward),
+        expert_parallel=layers * t.expert * (2.0 + s.full_frac),
         embedding_head=ends[0] * t.embedding + ends[1] * t.head,
         host_transfer=layers * offload,
         parameter_gather=layers * exposed,
@@ -271,8 +289,8 @@ def _gradient_reduce_s(problem: Problem, s: Strategy, slowest: StageTime) -> Num
     """Exposed gradient reduction.
 
     Below ZeRO-1 an all-reduce, above it a reduce-scatter; HSDP adds an all-reduce of the shards across domains. Behind the
-    last micro-batch's backward hides all but the last bucket; ZeRO-3 reduces with every micro-batch, and its gathers take the
-    network first.
+    last micro-batch's backward hides all but the last bucket. ZeRO-2 and 3 keep shards only, so they reduce with every
+    micro-batch; the gathers of ZeRO-3 take the network first.
     """
     stack, fabric = problem.stack, problem.fabric
     total: Num = 0.0
@@ -286,10 +304,10 @@ def _gradient_reduce_s(problem: Problem, s: Strategy, slowest: StageTime) -> Num
         across = fabric.all_reduce_s(byte / shards, problem.group(size / shards, stride * shards))
         whole = fabric.all_reduce_s(byte, problem.group(size, stride))
         total = total + np.where(np.asarray(s.zero) >= 1, scatter + across, whole)
-    z3 = np.asarray(s.zero) >= 3
-    every = np.where(z3, s.micro_batches(problem.work), 1.0)
+    z = np.asarray(s.zero)
+    every = np.where(z >= 2, s.micro_batches(problem.work), 1.0)
     layers = stage_layers(problem.n_layer, s.pp, s.virtual).middle
-    network_busy = np.where(z3, layers * _gather_per_layer_s(problem, s), 0.0)
+    network_busy = np.where(z >= 3, layers * _gather_per_layer_s(problem, s), 0.0)
     hidden = stack.overlap_gradient_reduce * np.maximum(slowest.backward + slowest.recompute - network_busy, 0.0)
     exposed: Num = every * np.maximum(total - hidden, stack.bucket_frac * total)
     return exposed
@@ -317,8 +335,9 @@ def _optimizer_s(problem: Problem, s: Strategy) -> Num:
     share = dense / np.where(z >= 1, shard_count(problem, s, expert=False), 1.0) + expert / np.where(
         z >= 1, shard_count(problem, s, expert=True), 1.0
     )
-    device = stream_s(OPTIMIZER_TRAFFIC_BYTE * share, problem.accelerator, problem.eff)
+    traffic = default("optimizer_traffic_byte").value * share
+    device = stream_s(traffic, problem.accelerator, problem.eff)
     stack = problem.stack
     link = (stack.gradient_byte + stack.weight_byte) * share / problem.host_link_byte_per_s
-    host = np.maximum(link, OPTIMIZER_TRAFFIC_BYTE * share / problem.eff.host_memory_byte_per_s)
+    host = np.maximum(link, traffic / problem.eff.host_memory_byte_per_s)
     return np.where(np.asarray(s.offload_optimizer) > 0, host, device)

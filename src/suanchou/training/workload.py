@@ -7,13 +7,11 @@ from typing import Literal
 
 from suanchou.errors import SpecError
 from suanchou.model.architecture import Architecture
+from suanchou.training.defaults import batch_token, default
 
-__all__ = ["Objective", "Workload", "default_batch_token", "workload"]
+__all__ = ["Objective", "Workload", "workload"]
 
 Objective = Literal["time", "money", "energy", "accelerators"]
-
-BATCH_TOKEN_BY_SIZE = ((3e9, 2**20), (30e9, 2**22), (120e9, 2**23), (float("inf"), 2**24))
-"""Parameters up to -> tokens per step. Llama 3 herd report: 4 Mi at 8B, 16 Mi at 405B; OPT-175B 2 Mi; a planning default."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,11 +52,6 @@ class Workload:
         return self.token / self.batch_token
 
 
-def default_batch_token(parameters: float) -> int:
-    """Tokens per step that a model of this size is commonly trained with."""
-    return next(int(token) for limit, token in BATCH_TOKEN_BY_SIZE if parameters <= limit)
-
-
 def workload(
     arch: Architecture,
     *,
@@ -76,8 +69,9 @@ def workload(
     """
     assumptions = []
     if seq is None:
-        seq = min(arch.max_position, 8192)
-        assumptions.append(f"sequence length {seq}: the model's context, at most 8192 (--seq changes it)")
+        longest = int(default("longest_default_seq").value)
+        seq = min(arch.max_position, longest)
+        assumptions.append(f"sequence length {seq}: the model's context, at most {longest} (--seq changes it)")
     if arch.n_position and seq > arch.n_position:
         raise SpecError(
             f"the model has {arch.n_position} learned positions",
@@ -85,9 +79,10 @@ def workload(
             hint=f"use --seq {arch.n_position} or less",
         )
     if global_batch is None:
-        token_per_step = default_batch_token(parameters)
+        token_per_step, _ = batch_token(parameters)
         global_batch = max(1, round(token_per_step / seq))
+        mi_token = global_batch * seq / 2**20
         assumptions.append(
-            f"global batch {global_batch} sequences = {global_batch * seq / 2**20:.3g} Mi tokens: common for models of this size (--batch)"
+            f"global batch {global_batch} sequences = {mi_token:.3g} Mi tokens: common for models of this size (--batch)"
         )
     return Workload(arch=arch, token=token, seq=seq, global_batch=global_batch, dtype=dtype, assumptions=tuple(assumptions))

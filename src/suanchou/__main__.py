@@ -1,0 +1,5 @@
+"""``python -m suanchou``."""
+
+from suanchou.cli.main import main
+
+main()

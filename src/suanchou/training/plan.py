@@ -1,0 +1,368 @@
+"""Plan: the best way to train a model on a cluster, the plans that lose and why. `plan` is the function behind the command."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import numpy as np
+
+from suanchou.errors import Infeasible
+from suanchou.estimate import Estimate
+from suanchou.machine import training_dtype
+from suanchou.machine.cluster import Cluster
+from suanchou.model.architecture import Architecture
+from suanchou.model.flop import executed_flop_per_token, flop_per_token
+from suanchou.model.parameters import parameter_count
+from suanchou.training.explain import explain_memory, explain_step, step_parts, verdict
+from suanchou.training.problem import Problem
+from suanchou.training.run import run_estimates
+from suanchou.training.search import Candidate, Found, Tables, search, tables
+from suanchou.training.stack import Stack, default_stack
+from suanchou.training.stack import stack as stack_named
+from suanchou.training.strategy import LAYOUT_FIELDS, Options, Strategy, divisors
+from suanchou.training.time import step_time
+from suanchou.training.workload import Objective, workload
+
+__all__ = ["Plan", "Rival", "plan"]
+
+
+class Rival(NamedTuple):
+    """A plan that lost: its price and what it loses by."""
+
+    candidate: Candidate
+    slower_frac: float
+    why: tuple[tuple[str, float], ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """The answer of :func:`plan`.
+
+    ``estimate`` is the tree ``training`` with ``step``, ``memory``, ``utilisation`` and the run; ``rivals`` the next best plans
+    with the causes of their extra time as shares of the best step; ``found`` the census of the search.
+    """
+
+    problem: Problem
+    objective: Objective
+    strategy: Strategy
+    estimate: Estimate
+    verdict: str
+    limit: tuple[tuple[str, float], ...]
+    rivals: tuple[Rival, ...]
+    found: Found
+    assumptions: tuple[str, ...]
+    warnings: tuple[str, ...]
+
+    @property
+    def n_rank(self) -> int:
+        """Ranks the plan uses."""
+        return int(np.asarray(self.strategy.n_rank))
+
+    @property
+    def step_s(self) -> float:
+        """Seconds per step."""
+        return self.estimate["step"].value
+
+    @property
+    def days(self) -> float:
+        """Days of the whole run."""
+        return self.estimate["time"].value / 86400.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Question:
+    """What the search must answer, besides the problem."""
+
+    objective: Objective
+    deadline_s: float | None
+    goodput: float | None
+    usd_per_accelerator_h: float | None
+    fixed: Mapping[str, int]
+    options: Options
+    fp8: bool
+    keep: int
+    exhaustive: bool
+    progress: Callable[[int, int], None] | None
+
+
+def _sizes(problem: Problem) -> list[int]:
+    """Numbers of ranks worth trying when not all must be used: parts of a node, then whole nodes."""
+    per_node, nodes = problem.node.n_accelerator, problem.cluster.groups[0].n_node
+    whole = {*divisors(nodes), *(2**i for i in range(nodes.bit_length()) if 2**i <= nodes)}
+    return sorted({*divisors(per_node), *(n * per_node for n in whole)})
+
+
+def _part(problem: Problem, n_rank: int) -> Problem:
+    """The same problem on the first ``n_rank`` ranks."""
+    group = problem.cluster.groups[0]
+    n_node = max(1, math.ceil(n_rank / group.node.n_accelerator))
+    return replace(problem, cluster=replace(problem.cluster, groups=(replace(group, n_node=n_node),)))
+
+
+def _search(problem: Problem, n_rank: int, q: _Question) -> Found:
+    return search(
+        problem,
+        n_rank=n_rank,
+        fixed=dict(q.fixed),
+        options=q.options,
+        fp8=q.fp8,
+        keep=q.keep + 1,
+        exhaustive=q.exhaustive,
+        progress=q.progress,
+    )
+
+
+def _cost(problem: Problem, found: Found, n_rank: int, q: _Question) -> float:
+    """What the objective minimises, infinite where nothing fits or the deadline passes."""
+    if not found.best:
+        return math.inf
+    run = {
+        part.name: part
+        for part in run_estimates(
+            problem, found.best[0].step_s, n_rank, goodput=q.goodput, usd_per_accelerator_h=q.usd_per_accelerator_h
+        )
+    }
+    if q.deadline_s is not None and run["time"].value > q.deadline_s:
+        return math.inf
+    name = {"time": "time", "money": "money", "energy": "energy", "accelerators": ""}[q.objective]
+    if not name:
+        return float(n_rank)
+    if name not in run:
+        raise Infeasible(
+            f"the {name} of {problem.accelerator.name} is unknown",
+            where=f"--objective {q.objective}",
+            hint="give --usd-per-hour, or choose another objective",
+        )
+    return run[name].value
+
+
+def _choose(problem: Problem, q: _Question) -> tuple[Problem, int, Found]:
+    """The number of ranks that serves the objective, and the search on it."""
+    everything = problem.cluster.n_accelerator
+    if q.objective == "time":
+        found = _search(problem, everything, q)
+        if q.deadline_s is not None and found.best and math.isinf(_cost(problem, found, everything, q)):
+            days = run_estimates(problem, found.best[0].step_s, everything, goodput=q.goodput)[0].value / 86400.0
+            raise Infeasible(
+                f"the quickest plan takes {days:.4g} days", where="--deadline", hint="add accelerators or give it more time"
+            )
+        return problem, everything, found
+    best: tuple[float, Problem, int, Found] | None = None
+    last = None
+    for n_rank in _sizes(problem):
+        part = _part(problem, n_rank)
+        last = found = _search(part, n_rank, q)
+        cost = _cost(part, found, n_rank, q)
+        if math.isfinite(cost) and (best is None or cost < best[0]):
+            best = (cost, part, n_rank, found)
+            if q.objective == "accelerators":
+                break
+    if best is None:
+        assert last is not None
+        if last.best:
+            raise Infeasible("no number of accelerators meets the deadline", where="--deadline", hint="give it more time")
+        return problem, everything, last
+    return best[1:]
+
+
+def _refuse(problem: Problem, found: Found, q: _Question) -> Infeasible:
+    most = found.refused.most_common(1)[0][0] if found.refused else ""
+    if "memory" in most:
+        hint = "more accelerators, a shorter sequence or a smaller model"
+    elif q.fixed:
+        hint = "pin other degrees, or fewer"
+    else:
+        hint = "another --batch or --seq"
+    return Infeasible(
+        f"no strategy trains {problem.work.arch.name} on {problem.cluster.name}", hint=hint, reasons=dict(found.refused)
+    )
+
+
+def _why(best: dict[str, float], other: dict[str, float], most: int = 3) -> tuple[tuple[str, float], ...]:
+    """The causes by which the other plan loses most, as shares of the best step."""
+    step = sum(best.values())
+    extra = sorted(((name, (other[name] - best[name]) / step) for name in best), key=lambda item: -item[1])
+    return tuple((name, share) for name, share in extra[:most] if share > 0.001)
+
+
+def _utilisation(problem: Problem, s: Strategy, step_s: float, n_rank: int) -> Estimate:
+    work = problem.work
+    peak = problem.accelerator.peak("fp8" if s.fp8 else work.dtype) * n_rank
+    has_mtp = bool(work.arch.mtp)
+    model = flop_per_token(work.arch, work.seq, mtp=has_mtp)
+    kind = "full" if s.full_frac else "selective" if s.selective else "none"
+    attention = "flash" if problem.stack.attention == "flash" else "eager"
+    executed = executed_flop_per_token(work.arch, work.seq, recompute=kind, attention=attention, mtp=has_mtp)  # type: ignore[arg-type]
+    again = float(s.full_frac) * executed["recompute"].value if s.full_frac else executed["recompute"].value
+    hardware = executed.value - executed["recompute"].value + again
+    token_per_s = work.batch_token / step_s
+
+    def share(name: str, flop: float, what: str) -> Estimate:
+        return Estimate(
+            name=name,
+            value=flop * token_per_s / peak,
+            unit="frac",
+            formula=f"{flop:.6g} {what} FLOP per token * {token_per_s:.6g} tokens/s / ({n_rank} * {peak / n_rank:.6g} FLOP/s)",
+            sources=problem.accelerator.sources,
+        )
+
+    mfu = share("mfu", model.value, "model (causal)")
+    return Estimate(
+        name="utilisation",
+        value=mfu.value,
+        unit="frac",
+        formula="model FLOP utilisation, causal attention counted once",
+        children=(
+            mfu,
+            share("hfu", hardware, "executed (recomputation and flash backward counted)"),
+            Estimate(
+                name="token_rate",
+                value=token_per_s / n_rank,
+                unit="token/s",
+                formula=f"{work.batch_token} tokens / {step_s:.6g} s / {n_rank} ranks",
+            ),
+            replace(model, name="model_flop_per_token"),
+        ),
+    )
+
+
+def _one(problem: Problem, s: Strategy) -> Tables:
+    """Layer prices of one strategy."""
+    return tables(
+        problem, Strategy(**{name: np.atleast_1d(np.asarray(getattr(s, name), dtype=float)) for name in LAYOUT_FIELDS})
+    )
+
+
+def plan(
+    arch: Architecture,
+    cluster: Cluster,
+    *,
+    token: float,
+    seq: int | None = None,
+    global_batch: int | None = None,
+    dtype: str | None = None,
+    fp8: bool = False,
+    stack: str | None = None,
+    objective: Objective = "time",
+    deadline_s: float | None = None,
+    goodput: float | None = None,
+    usd_per_accelerator_h: float | None = None,
+    fixed: Mapping[str, int] | None = None,
+    offload: bool = True,
+    keep: int = 5,
+    exhaustive: bool = False,
+    progress: Callable[[int, int], None] | None = None,
+) -> Plan:
+    """The best training plan.
+
+    Parameters
+    ----------
+    token : training tokens. ``seq`` and ``global_batch`` default to what models of this size are trained with.
+    dtype : ``bf16`` or ``fp16``; what the accelerator trains in unless given. ``fp8`` also tries fp8 linear layers.
+    objective : ``time`` uses every rank; ``money``, ``energy`` and ``accelerators`` also try fewer of them.
+    deadline_s : longest wall time allowed.
+    fixed : layout fields to pin, for example ``{"tp": 8}``. ``offload``: host memory may hold states.
+    keep : rivals to show. ``exhaustive`` prices every strategy, for the frontier.
+
+    Raises
+    ------
+    Infeasible : nothing fits, or the deadline cannot be met; with the refusals by reason.
+    MissingData : the accelerator lacks a peak, memory or network figure.
+    SpecError : impossible inputs.
+    """
+    chosen_dtype = dtype or training_dtype(cluster.groups[0].node.accelerator)
+    work = workload(
+        arch,
+        token=token,
+        dtype=chosen_dtype,
+        parameters=float(parameter_count(arch)),
+        seq=seq,
+        global_batch=global_batch,
+    )
+    software = stack_named(stack) if stack else default_stack(cluster.groups[0].node.accelerator.vendor)
+    question = _Question(
+        objective=objective,
+        deadline_s=deadline_s,
+        goodput=goodput,
+        usd_per_accelerator_h=usd_per_accelerator_h,
+        fixed=fixed or {},
+        options=Options.build(software.zero_stages, offload=offload),
+        fp8=fp8,
+        keep=keep,
+        exhaustive=exhaustive,
+        progress=progress,
+    )
+    whole = Problem(work, cluster, software)
+    whole.accelerator.peak(chosen_dtype)
+    problem, n_rank, found = _choose(whole, question)
+    if not found.best:
+        raise _refuse(problem, found, question)
+    return _answer(problem, n_rank, found, question, software)
+
+
+def _answer(problem: Problem, n_rank: int, found: Found, q: _Question, software: Stack) -> Plan:
+    best = found.best[0].strategy
+    table = _one(problem, best)
+    step = explain_step(problem, best, table.time, table.activation)
+    memory = explain_memory(problem, best, table.activation)
+    run = run_estimates(problem, step.value, n_rank, goodput=q.goodput, usd_per_accelerator_h=q.usd_per_accelerator_h)
+    estimate = Estimate(
+        name="training",
+        value=run[0].value,
+        unit="s",
+        formula="wall time of the whole run",
+        children=(step, memory, _utilisation(problem, best, step.value, n_rank), *run),
+    )
+    parts = {child.name: child.value for child in step.children}
+    rivals = tuple(_rival(problem, parts, rival) for rival in found.best[1 : q.keep + 1])
+    limit = sorted(((name, value / step.value) for name, value in parts.items()), key=lambda item: -item[1])
+    return Plan(
+        problem=problem,
+        objective=q.objective,
+        strategy=best,
+        estimate=estimate,
+        verdict=verdict(problem, memory),
+        limit=tuple(item for item in limit if item[1] > 0.01)[:4],
+        rivals=rivals,
+        found=found,
+        assumptions=_assumptions(problem, run, q),
+        warnings=_warnings(problem, found),
+    )
+
+
+def _rival(problem: Problem, best: dict[str, float], rival: Candidate) -> Rival:
+    table = _one(problem, rival.strategy)
+    other = step_parts(step_time(problem, rival.strategy, table.time, table.activation))
+    return Rival(rival, rival.step_s / sum(best.values()) - 1.0, _why(best, other))
+
+
+def _assumptions(problem: Problem, run: Iterable[Estimate], q: _Question) -> tuple[str, ...]:
+    work, stack = problem.work, problem.stack
+    given = (
+        [f"goodput {run_part['goodput'].value:g}" for run_part in run if run_part.name == "time"] if q.goodput is None else []
+    )
+    return (
+        *work.assumptions,
+        f"compute type {work.dtype}; software stack {stack.name} ({stack.title})",
+        "experts are evenly loaded" if any(kind.parameters.expert for kind in problem.kinds) else "",
+        *given,
+        f"electricity of {problem.cluster.site.region}, PUE {problem.cluster.site.pue:g}",
+    )
+
+
+def _warnings(problem: Problem, found: Found) -> tuple[str, ...]:
+    out = [
+        "the cost model is a first version, not yet validated on published runs: compare plans, do not trust seconds",
+        *problem.cluster.warnings,
+    ]
+    if problem.work.arch.vision is not None:
+        out.append("the vision tower counts in memory; its compute does not, as if all tokens were text")
+    missing = problem.eff.assumed
+    if missing:
+        out.append(f"efficiency of {problem.accelerator.family} is partly assumed: {', '.join(missing)}")
+    if found.interrupted:
+        out.append("the search was interrupted: this is the best plan so far")
+    return tuple(dict.fromkeys(out))

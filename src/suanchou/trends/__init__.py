@@ -1,0 +1,1 @@
+"""Trends: how fast the compute of large models grows."""
