@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import pytest
-from parameter_oracle import check, make_config
+from parameter_oracle import check, counted_by_transformers, make_config
+
+from suanchou.errors import SpecError
+from suanchou.model.architecture import Attention, LinearAttention, MoE, StateSpace
+from suanchou.model.config import architecture_from_config
+from suanchou.model.parameters import parameter_count
 
 WIDTHS = {"hidden_size": 48, "vocab_size": 101, "num_hidden_layers": 9}
 HEADS = {"num_attention_heads": 6, "num_key_value_heads": 2, "intermediate_size": 35, **WIDTHS}
@@ -22,6 +27,12 @@ SPARSE = {
 }
 LATENT = {"kv_lora_rank": 14, "qk_nope_head_dim": 10, "qk_rope_head_dim": 6, "v_head_dim": 9}
 MAMBA = {"mamba_n_heads": 12, "mamba_d_state": 5, "mamba_n_groups": 3, "mamba_d_conv": 3}
+ZAMBA2 = {
+    "n_mamba_heads": 6,
+    "mamba_ngroups": 3,
+    "mamba_d_state": 5,
+    "layers_block_type": ["mamba", "hybrid", "hybrid"] * 3,
+}
 PATTERN = ["linear_attention", "full_attention", "linear_attention"] * 3
 
 CASES = {
@@ -114,6 +125,14 @@ CASES = {
         {**HEADS, **SPARSE, "layer_types": ["conv", "full_attention", "conv"] * 3, "conv_bias": True},
         {**HEADS, **SPARSE, "layer_types": ["conv"] * 9, "num_dense_layers": 0, "use_expert_bias": False},
     ],
+    "zamba": [
+        {**HEADS, "mamba_d_state": 5, "mamba_dt_rank": 7, "n_mamba_heads": 3, "attn_layer_period": 3, "attn_layer_offset": 1},
+        {**HEADS, "layers_block_type": ["hybrid", "mamba", "mamba"] * 3, "mamba_proj_bias": True, "mamba_conv_bias": False},
+    ],
+    "zamba2": [
+        {**HEADS, **ZAMBA2, "num_mem_blocks": 2, "adapter_rank": 5},
+        {**HEADS, **ZAMBA2, "add_bias_linear": True, "use_shared_attention_adapter": True, "num_key_value_heads": 6},
+    ],
 }
 
 INCOMPLETE_BY_DEFAULT = {"lfm2_moe"}
@@ -128,3 +147,80 @@ def test_default_configuration(model_type):
 @pytest.mark.parametrize(("model_type", "values"), [(key, values) for key in CASES for values in CASES[key]])
 def test_odd_small_configurations(model_type, values):
     check(make_config(model_type, **values))
+
+
+def read(**values):
+    return architecture_from_config(values, name="x", where="config.json")
+
+
+def test_minimax_m1_adds_up_to_what_is_published():
+    """456 B; the same keys under the name that transformers has give the same count."""
+    sizes = {"hidden_size": 6144, "intermediate_size": 9216, "num_hidden_layers": 80, "num_attention_heads": 64}
+    sizes |= {"num_key_value_heads": 8, "head_dim": 128, "vocab_size": 200064, "num_local_experts": 32}
+    arch = read(model_type="minimax_m1", attn_type_list=([0] * 7 + [1]) * 10, **sizes)
+    kinds = (["linear_attention"] * 7 + ["full_attention"]) * 10
+    assert parameter_count(arch) == counted_by_transformers(make_config("minimax", layer_types=kinds, **sizes))
+    assert round(parameter_count(arch) / 1e9) == 456
+    assert [isinstance(layer.mixer, LinearAttention) for layer in arch.layers] == [kind == "linear_attention" for kind in kinds]
+
+
+def test_zamba_counts_its_shared_layer_once_and_runs_it_often():
+    """Zamba 7B: 7.2 B parameters; its transformer layer runs thirteen times."""
+    arch = read(model_type="zamba")
+    uses = [layer for layer in arch.layers if isinstance(layer.mixer, Attention)]
+    assert [layer.shares_weights for layer in uses] == [False] + [True] * 12
+    assert {layer.mixer.d_in for layer in uses} == {2 * arch.d_model}
+
+
+def test_structure_of_jamba():
+    layers = read(model_type="jamba").layers
+    assert [i for i, layer in enumerate(layers) if isinstance(layer.mixer, Attention)] == [4, 12, 20, 28]
+    assert [i for i, layer in enumerate(layers) if isinstance(layer.ffn, MoE)] == list(range(1, 32, 2))
+
+
+def test_structure_of_nemotron_h():
+    """The first layers of Nemotron-H 8B: M-M-M-M*-."""
+    layers = read(model_type="nemotron_h", hybrid_override_pattern="M-M-M-M*-").layers
+    kinds = ["M" if isinstance(a.mixer, StateSpace) else "*" if a.mixer else "-" for a in layers]
+    assert "".join(kinds) == "M-M-M-M*-"
+
+
+def test_structure_of_qwen3_next_and_kimi_linear():
+    full = [i for i, layer in enumerate(read(model_type="qwen3_next").layers) if isinstance(layer.mixer, Attention)]
+    assert full == list(range(3, 48, 4))
+    ahead = read(model_type="qwen3_next", num_nextn_predict_layers=1).mtp
+    assert isinstance(ahead[0].mixer, Attention)
+    published = {
+        "full_attn_layers": [2, 4],
+        "kda_layers": [1, 3],
+        "head_dim": 128,
+        "num_heads": 32,
+        "short_conv_kernel_size": 4,
+    }
+    kimi = read(model_type="kimi_linear", num_hidden_layers=4, linear_attn_config=published)
+    assert [isinstance(layer.mixer, LinearAttention) for layer in kimi.layers] == [True, False, True, False]
+
+
+@pytest.mark.parametrize(
+    ("values", "key"),
+    [
+        ({"model_type": "qwen3_next", "linear_num_value_heads": 33}, "linear_num_value_heads"),
+        ({"model_type": "minimax", "attn_type_list": [2] * 32}, "attn_type_list"),
+        ({"model_type": "minimax", "attn_type_list": [1]}, "attn_type_list"),
+        (
+            {"model_type": "kimi_linear", "linear_attn_config": {"full_attn_layers": [[]], "kda_layers": []}},
+            "linear_attn_config: kda_layers",
+        ),
+        ({"model_type": "mamba2", "num_heads": 100}, "num_heads"),
+        ({"model_type": "mamba2", "n_groups": 7}, "n_groups"),
+        ({"model_type": "jamba", "attn_layer_offset": 8}, "attn_layer_offset"),
+        ({"model_type": "nemotron_h", "hybrid_override_pattern": "M?"}, "hybrid_override_pattern"),
+        ({"model_type": "recurrent_gemma", "block_types": ["other"]}, "block_types"),
+        ({"model_type": "lfm2_moe"}, "layer_types"),
+        ({"model_type": "zamba2", "num_hidden_layers": 7, "layers_block_type": []}, "layers_block_type"),
+    ],
+)
+def test_refusals_name_the_key(values, key):
+    with pytest.raises(SpecError) as refusal:
+        read(**values)
+    assert refusal.value.where == f"config.json: {key}"

@@ -38,6 +38,7 @@ SIDE_TABLES = (
     "dtype_support",
     "default_nodes",
     "host_links",
+    "memory_units",
     "pcie",
     "networks",
     "country_regions",
@@ -228,6 +229,15 @@ class Catalogue:
         """Every entry of a kind, in file order."""
         kind = kind_spec(kind).name
         return tuple(self._record(kind, name) for name in self._table(kind))
+
+    def matching(self, kind: str, column: str, text: str) -> tuple[str, ...]:
+        """Ids of the entries that have ``text`` written in a column, in file order; no record is built."""
+        found = []
+        for name, rows in self._table(kind).items():
+            written = next((row.cells[column] for row in reversed(rows) if row.cells.get(column)), "")
+            if written == text:
+                found.append(name)
+        return tuple(found)
 
     def aliases(self, kind: str, name: str) -> tuple[str, ...]:
         """Other names of an entry."""

@@ -67,4 +67,4 @@ def demand(model: str, output: OutputOptions, catalog_dir: Path | None, **asked:
 
     with use_catalog(catalog_dir):
         request = Request(model=model, **asked)
-        emit(demand_report(demand_for(request), model=model, inputs=asdict(request)), output)
+        emit(demand_report(demand_for(request), inputs=asdict(request)), output)

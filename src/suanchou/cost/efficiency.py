@@ -30,6 +30,7 @@ QUANTITIES: Mapping[str, str] = MappingProxyType(
         "scale_up_frac": "share of the scale-up link a large collective reaches",
         "scale_out_frac": "share of the network port a large collective reaches",
         "collective_launch_s": "fixed time of a collective call",
+        "overlap_core_frac": "share of the cores that a collective takes from the kernels it hides behind",
         "host_memory_byte_per_s": "host memory bandwidth per accelerator that an offloaded optimizer gets",
         "host_link_byte_per_s": "host link per accelerator, one way, where the catalogue does not know it",
     }
@@ -63,6 +64,7 @@ class Efficiency:
     scale_up_frac: float
     scale_out_frac: float
     collective_launch_s: float
+    overlap_core_frac: float
     host_memory_byte_per_s: float
     host_link_byte_per_s: float
     entries: Mapping[str, EfficiencyValue]
@@ -92,24 +94,22 @@ def _table() -> Mapping[tuple[str, str], EfficiencyValue]:
 
 
 @cache
-def _efficiency(family: str, kind: str) -> Efficiency:
+def _efficiency(family_path: tuple[str, ...]) -> Efficiency:
     table = _table()
     entries = {}
     for name in QUANTITIES:
-        for key in (family, f"kind:{kind}", "default"):
-            if (key, name) in table:
-                entries[name] = table[key, name]
-                break
-        else:
-            raise MissingData(f"no {name} for family {family}", where="efficiency.csv")
+        found = next((table[family, name] for family in (*family_path, "default") if (family, name) in table), None)
+        if found is None:
+            raise MissingData(f"no {name} for family {family_path[0]}", where="efficiency.csv")
+        entries[name] = found
     return Efficiency(**{name: entry.value for name, entry in entries.items()}, entries=MappingProxyType(entries))
 
 
 def efficiency(accelerator: Accelerator) -> Efficiency:
-    """The efficiency of ``accelerator``: its family's values, else those of its kind, else the default.
+    """The efficiency of ``accelerator``: each value from the nearest family that has it, from its own to ever wider ones.
 
     Raises
     ------
     MissingData : the table has no value even for the default.
     """
-    return _efficiency(accelerator.family, accelerator.kind)
+    return _efficiency(accelerator.family_path or (accelerator.family,))

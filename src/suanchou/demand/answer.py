@@ -44,7 +44,7 @@ from suanchou.estimate import Estimate
 from suanchou.i18n import _
 from suanchou.machine.cluster import Site
 from suanchou.model.architecture import Architecture
-from suanchou.model.flop import decode_flop_per_token
+from suanchou.model.flop import decode_flop_per_token, flop_per_token
 from suanchou.model.kv import cross_kv_byte, kv_byte, kv_byte_per_token, state_byte
 from suanchou.model.parameters import active_parameter_count, parameter_count, parameters_by_role
 
@@ -57,6 +57,7 @@ class Demand:
 
     Parameters
     ----------
+    model : the architecture's name.
     seq : tokens per sequence of the exact conventions.
     flop : under the chosen convention; its children are the other conventions, or the terms of the purpose.
     model_flop : recomputation not counted: what card time is computed from.
@@ -69,6 +70,7 @@ class Demand:
     warnings : what could not be answered, and what to mind about the accelerators.
     """
 
+    model: str
     purpose: str
     convention: str
     seq: float
@@ -152,7 +154,7 @@ def _kv(arch: Architecture) -> Estimate:
     )
 
 
-def _served(arch: Architecture, load: Load, weight_format: str) -> Served:
+def served_model(arch: Architecture, load: Load, weight_format: str) -> Served:
     """The model as serving sees it: everything is read but the experts no token chose."""
     byte = chosen(weight_formats(), weight_format, "weight format", "weights").byte
     n_param, n_expert = parameter_count(arch), parameters_by_role(arch).get("expert", 0)
@@ -161,20 +163,29 @@ def _served(arch: Architecture, load: Load, weight_format: str) -> Served:
         weight_byte=n_param * byte,
         expert_byte=n_expert * byte,
         expert_share=1.0 - idle / n_expert if n_expert else 0.0,
-        flop_per_token=decode_flop_per_token(arch, load.context).value,
+        prefill_flop=flop_per_token(arch, load.input_token, backward=False).value,
+        decode_flop=decode_flop_per_token(arch, load.context).value,
         kv_byte=float(kv_byte(arch, load.context) + cross_kv_byte(arch, load.input_token) + state_byte(arch)),
     )
 
 
-def _answers(cards: Sequence[Cards], price: Callable[[Cards], Estimate], *, strict: bool) -> tuple[list[Estimate], list[str]]:
-    """One answer for each kind of card; without ``strict``, one that cannot be given becomes a warning."""
-    found, warnings = [], []
+def _answers(
+    cards: Sequence[Cards], price: Callable[[Cards], Estimate], *, strict: bool, required: bool = True
+) -> tuple[list[Estimate], list[str]]:
+    """One answer for each kind of card; without ``strict``, one that cannot be given becomes a warning.
+
+    ``required`` : at least one must be given, else the first error is raised.
+    """
+    found: list[Estimate] = []
+    warnings: list[str] = []
+    first: MissingData | Infeasible | None = None
     for one in cards:
         try:
             found.append(price(one))
         except (MissingData, Infeasible) as error:
             if strict:
                 raise
+            first = first or error
             warnings.append(str(error))
             continue
         warnings += one.accelerator.warnings
@@ -182,6 +193,8 @@ def _answers(cards: Sequence[Cards], price: Callable[[Cards], Estimate], *, stri
             warnings.append(
                 _("{id}: energy counts the card alone; its server's power is not known").format(id=one.accelerator.id)
             )
+    if first is not None and required and not found:
+        raise first
     return found, warnings
 
 
@@ -260,12 +273,17 @@ def demand(
     times, warnings = _answers(cards if wanted.id != "serve" else (), timed, strict=strict)
     served: list[Estimate] = []
     if load is not None:
-        model = _served(arch, load, weight_format)
+        model = served_model(arch, load, weight_format)
         # A card named for its card time only, such as a bare rate, need not be able to serve.
-        must = strict and wanted.id == "serve"
-        served, notes = _answers(cards, lambda one: serving(model, load, one, site=site, dtype=dtype), strict=must)
+        alone = wanted.id == "serve"
+
+        def priced(one: Cards) -> Estimate:
+            return serving(model, load, one, site=site, dtype=dtype)
+
+        served, notes = _answers(cards, priced, strict=strict and alone, required=alone)
         warnings += notes
     return Demand(
+        model=arch.name,
         purpose=wanted.id,
         convention=name,
         seq=length,

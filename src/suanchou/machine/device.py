@@ -57,6 +57,14 @@ def dies_of(source: Catalogue, name: str) -> int:
     return 1
 
 
+def byte_per_gb(source: Catalogue, memory_kind: str) -> float:
+    """What a "GB" of this memory is: stacked and graphics memory is sold in binary gigabytes, the rest is read as written."""
+    for row in source.side_table("memory_units"):
+        if memory_kind.startswith(row["memory_kind"]):
+            return float(row["byte_per_gb"])
+    return 1e9
+
+
 def family_path(source: Catalogue, name: str, kind: str) -> tuple[str, ...]:
     """Families of an accelerator, narrowest first, ending at its kind."""
     family = next((row["family"] for row in source.side_table("families") if row["accelerator_id"] == name), kind)
@@ -146,7 +154,7 @@ def _build(source: Catalogue, record: Record) -> Accelerator:
         family=path[0],
         family_path=path,
         peak_flop_per_s={dtype: rate / dies for dtype, rate in peaks.items()},
-        memory_byte=_share(record.number("memory_gb"), 1e9 / dies),
+        memory_byte=_share(record.number("memory_gb"), byte_per_gb(source, record.text("memory_kind")) / dies),
         memory_bandwidth_byte_per_s=_share(record.number("memory_bandwidth_gb_s"), 1e9 / dies),
         link_byte_per_s=_share(record.number("link_gb_s_total_bidirectional"), 1e9 / 2 / dies),
         link_name=record.text("link_name"),

@@ -25,12 +25,14 @@ from suanchou.model.architecture import (
 )
 from suanchou.model.attention import kv_head_per_rank
 from suanchou.model.feedforward import expert_rows
-from suanchou.model.operators import Num, Shape
+from suanchou.model.operators import Num, Recompute, Shape
 
 __all__ = [
     "FUSED",
     "MEGATRON_2021",
+    "STACKS",
     "TRANSFORMERS",
+    "Recompute",
     "Saved",
     "Stack",
     "embedding_activation_byte",
@@ -38,8 +40,6 @@ __all__ = [
     "layer_activation_byte",
     "layer_saved",
 ]
-
-Recompute = Literal["none", "selective", "full"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,17 +76,19 @@ TRANSFORMERS = Stack(name="transformers", fused=False)
 MEGATRON_2021 = Stack(name="megatron-2021", dropout=True, statistic_byte=0.0)
 """The accounting of Korthikanti et al. 2022 (arXiv 2205.05198): dropout on, statistics left out."""
 
+STACKS = {stack.name: stack for stack in (FUSED, TRANSFORMERS, MEGATRON_2021)}
+"""The stacks described here, by name."""
+
 _KEPT_BY_ACTIVATION = {"relu": 0, "gelu_new": 4, "gelu_fast": 7, "quick_gelu": 2}
 """Tensors that torch's unfused activation functions keep besides their output; one (the input) unless named here."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Saved:
-    """One kept tensor (or a few of the same use). ``core``: selective recompute drops it."""
+    """One kept tensor, or a few of the same use."""
 
     name: str
     byte: Num
-    core: bool = False
 
 
 def _norm_saved(
@@ -116,34 +118,35 @@ def _core_saved(
     key: Num,
     whole_product: bool,
     rotary: bool,
+    selective: bool,
 ) -> Iterator[Saved]:
     """Inputs and output of the attention core, and what lies between.
 
     ``q``, ``k``, ``v``, ``o`` are elements, ``expand`` query heads per KV head, ``row`` score rows (tokens x heads) of
-    ``key`` columns.
-    Eager torch products keep keys and values repeated for every query head; recompute keeps them as they came.
+    ``key`` columns. ``whole_product``: values are a view of the whole product of q, k and v.
     """
     e = shape.element_byte
     eager = shape.attention == "eager"
-    repeated = eager and not stack.fused
-    inputs = q + k + v
-    if whole_product and not repeated:
-        inputs = 2.0 * (q + k) + v if rotary else inputs
+    # eager torch products keep copies, with keys and values repeated for every query head
+    copied = eager and not stack.fused and not selective
+    inputs = q + (k + v) * (expand if copied else 1.0)
+    if whole_product and rotary and not copied:
+        inputs = inputs + q + k
     yield Saved(name=f"{prefix}.core.input", byte=e * inputs)
-    if repeated:
-        yield Saved(name=f"{prefix}.core.repeated", byte=e * (k + v) * (expand - 1.0), core=True)
     yield Saved(name=f"{prefix}.out.input", byte=e * o)
-    if not eager:
-        yield Saved(name=f"{prefix}.core.logsumexp", byte=stack.statistic_byte * row, core=True)
-        if whole_product and rotary:
-            # laid out by heads like the rotated queries, so that the projection reads a copy
-            yield Saved(name=f"{prefix}.core.output", byte=e * o, core=True)
+    if selective:
         return
-    score = e + (4.0 if stack.softmax_fp32 and not stack.fused else 0.0) + ((1.0 + e) if stack.dropout else 0.0)
-    yield Saved(name=f"{prefix}.core.scores", byte=score * row * key, core=True)
+    if eager:
+        score = e + (4.0 if stack.softmax_fp32 and not stack.fused else 0.0) + ((1.0 + e) if stack.dropout else 0.0)
+        yield Saved(name=f"{prefix}.core.scores", byte=score * row * key)
+        return
+    yield Saved(name=f"{prefix}.core.logsumexp", byte=stack.statistic_byte * row)
+    if whole_product and rotary:
+        # laid out by heads like the rotated queries, so that the projection reads a copy
+        yield Saved(name=f"{prefix}.core.output", byte=e * o)
 
 
-def _attention_saved(a: Attention, shape: Shape, stack: Stack, prefix: str) -> Iterator[Saved]:
+def _attention_saved(a: Attention, shape: Shape, stack: Stack, prefix: str, selective: bool) -> Iterator[Saved]:
     e, token = shape.element_byte, shape.token
     heads, kv_heads = a.n_head / shape.tp, kv_head_per_rank(a.n_kv_head, shape.tp)
     source = shape.encoder_token if a.cross else token
@@ -169,12 +172,13 @@ def _attention_saved(a: Attention, shape: Shape, stack: Stack, prefix: str) -> I
         key=key,
         whole_product=stack.fused_qkv and not a.cross,
         rotary=a.rotary,
+        selective=selective,
     )
     if a.output_gate:
         yield Saved(name=f"{prefix}.gate", byte=2.0 * e * o)
 
 
-def _latent_saved(a: LatentAttention, shape: Shape, stack: Stack, prefix: str) -> Iterator[Saved]:
+def _latent_saved(a: LatentAttention, shape: Shape, stack: Stack, prefix: str, selective: bool) -> Iterator[Saved]:
     e, token, rows = shape.element_byte, shape.token, shape.token_sp
     heads = a.n_head / shape.tp
     rms = Norm()
@@ -199,10 +203,13 @@ def _latent_saved(a: LatentAttention, shape: Shape, stack: Stack, prefix: str) -
         key=shape.seq,
         whole_product=False,
         rotary=True,
+        selective=selective,
     )
 
 
-def _recurrent_saved(mixer: LinearAttention | StateSpace, shape: Shape, stack: Stack, prefix: str) -> Iterator[Saved]:
+def _recurrent_saved(
+    mixer: LinearAttention | StateSpace, shape: Shape, stack: Stack, prefix: str, selective: bool
+) -> Iterator[Saved]:
     """What the fused kernels keep: their input (before the convolution), the result, and the gated result that is projected.
 
     Gated delta also keeps its convolved and normalised q, k, v and one triangle row per token and head; the chunk states are
@@ -218,11 +225,11 @@ def _recurrent_saved(mixer: LinearAttention | StateSpace, shape: Shape, stack: S
     if isinstance(mixer, LinearAttention):
         key, value = mixer.n_key_head * mixer.d_key / shape.tp, mixer.n_value_head * mixer.d_value / shape.tp
         into, out = 2.0 * key + 2.0 * value, value
-        if mixer.kind == "gated-delta":
+        if mixer.kind == "gated-delta" and not selective:
             heads = mixer.n_value_head / shape.tp
             decay = key if mixer.channel_decay else heads
             kept = e * (2.0 * key + value) + 4.0 * decay + heads * e * (1.0 + (mixer.chunk or 64))
-            yield Saved(name=f"{prefix}.core.input", byte=token * kept, core=True)
+            yield Saved(name=f"{prefix}.core.input", byte=token * kept)
     else:
         inner = mixer.d_inner / shape.tp
         shared = 2.0 * kv_head_per_rank(mixer.n_group, shape.tp) * mixer.d_state + mixer.n_head / shape.tp
@@ -238,12 +245,12 @@ def _recurrent_saved(mixer: LinearAttention | StateSpace, shape: Shape, stack: S
     yield Saved(name=f"{prefix}.out.input", byte=e * token * out)
 
 
-def _mixer_saved(mixer: Mixer, shape: Shape, stack: Stack, prefix: str) -> Iterator[Saved]:
+def _mixer_saved(mixer: Mixer, shape: Shape, stack: Stack, prefix: str, selective: bool) -> Iterator[Saved]:
     if isinstance(mixer, Attention):
-        return _attention_saved(mixer, shape, stack, prefix)
+        return _attention_saved(mixer, shape, stack, prefix, selective)
     if isinstance(mixer, LatentAttention):
-        return _latent_saved(mixer, shape, stack, prefix)
-    return _recurrent_saved(mixer, shape, stack, prefix)
+        return _latent_saved(mixer, shape, stack, prefix, selective)
+    return _recurrent_saved(mixer, shape, stack, prefix, selective)
 
 
 def _mlp_saved(mlp: MLP, shape: Shape, stack: Stack, prefix: str, *, element: Num) -> Iterator[Saved]:
@@ -301,7 +308,7 @@ def layer_saved(
     inputs = 0
     for part, mixer in (("attention", layer.mixer), ("hybrid", layer.hybrid), ("cross", layer.cross)):
         if mixer is not None:
-            kept += _mixer_saved(mixer, shape, stack, part)
+            kept += _mixer_saved(mixer, shape, stack, part, recompute == "selective")
             inputs += part != "hybrid" or layer.mixer is None
     if isinstance(layer.ffn, MLP):
         kept += _mlp_saved(layer.ffn, shape, stack, "mlp", element=shape.token * layer.ffn.d_ff / shape.tp)
@@ -313,7 +320,7 @@ def layer_saved(
     if stack.dropout:
         parts = sum(part is not None for part in (layer.mixer, layer.cross, layer.ffn))
         kept.append(Saved(name="dropout.masks", byte=parts * shape.token_sp * d_model))
-    return tuple(saved for saved in kept if recompute == "none" or not saved.core)
+    return tuple(kept)
 
 
 def layer_activation_byte(

@@ -53,12 +53,14 @@ class Weight:
     ``role`` groups tensors in breakdowns. ``shard`` says how tensor parallelism splits it: ``column`` (output dimension),
     ``row`` (input dimension), ``vocab``, ``kv`` (column, but at most ``n_kv_head`` ways, in Mamba-2 ``n_group`` ways, and
     replicated beyond), ``expert`` (whole experts over EP, each expert's matrices over TP) or ``replicated``.
+    ``idle``: a token does not visit it (experts of an attention that were not chosen), so it does not count as active.
     """
 
     name: str
     shape: tuple[int, ...]
     role: Role
     shard: Shard = "replicated"
+    idle: bool = False
 
     @property
     def size(self) -> int:
@@ -256,7 +258,8 @@ class Layer:
 
     ``norms`` lists every norm of the residual path in it (pre- and post-norms). ``parallel``: mixer and MLP read the same
     input (GPT-J, Falcon, Cohere). ``hybrid``: a second mixer that runs beside the first (Falcon-H1). ``cross`` is a decoder's
-    cross-attention. ``extra``: parameters of this family that no field describes.
+    cross-attention. ``extra``: parameters of this family that no field describes. ``shares_weights``: mixer, MLP and norms run
+    with the weights of an earlier layer, so that only ``extra`` is its own (Zamba).
     """
 
     mixer: Mixer | None
@@ -266,6 +269,7 @@ class Layer:
     hybrid: Mixer | None = None
     parallel: bool = False
     extra: tuple[Weight, ...] = ()
+    shares_weights: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

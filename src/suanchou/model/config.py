@@ -5,7 +5,8 @@ from __future__ import annotations
 import importlib
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -44,9 +45,11 @@ _FAMILY_MODULES = (
     "dense_remote",
     "moe",
     "moe_windowed",
+    "moe_remote",
     "latent",
     "hybrid",
     "state_space",
+    "zamba",
     "seq2seq",
     "vision",
 )
@@ -168,8 +171,10 @@ class Config:
     def ratio(self, key: str, default: float) -> float:
         """A finite number above zero."""
         value = self.raw(key, default)
-        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value <= 0:
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
             raise self.wrong(key, "a positive number")
+        if value > MAX_COUNT:
+            raise self.wrong(key, f"at most {MAX_COUNT}")
         return float(value)
 
     def items(self, key: str) -> list[Any]:
@@ -200,12 +205,15 @@ def load_config(path: Path) -> Mapping[str, Any]:
             raise SpecError("a folder without config.json", where=str(path), hint="give the file itself or a model folder")
         path = inner
     try:
-        size = path.stat().st_size
-        if size > MAX_CONFIG_BYTE:
-            raise SpecError(f"{size} bytes is too large for a config.json", where=str(path), hint="did you pass the weights?")
-        data = json.loads(path.read_text(encoding="utf-8"))
+        with path.open("rb") as file:
+            content = file.read(MAX_CONFIG_BYTE + 1)  # Never the whole of a file that may be anything.
+        if len(content) > MAX_CONFIG_BYTE:
+            raise SpecError("too large for a config.json", where=str(path), hint="did you pass the weights?")
+        data = json.loads(content.decode("utf-8"))
     except OSError as error:
-        raise SpecError(error.strerror or "cannot be read", where=str(path)) from error
+        raise SpecError(
+            error.strerror or "cannot be read", where=str(path), hint="give a config.json or a model folder"
+        ) from error
     except json.JSONDecodeError as error:
         raise SpecError(
             f"not valid JSON: {error.msg} in line {error.lineno}, column {error.colno}",
@@ -228,20 +236,11 @@ def architecture_from_config(data: Mapping[str, Any], *, name: str, where: str |
     SpecError : unknown ``model_type``, or a key that is missing or cannot be meant.
     """
     config = Config(data, where or name)
-    model_type = config.text("model_type")
-    builders = _builders()
-    if not model_type:
-        raise SpecError("no model_type", where=config.where, hint="is this a language model's config.json?")
-    if model_type not in builders:
-        import difflib
-
-        close = difflib.get_close_matches(model_type, builders, n=3)
-        hint = f"did you mean {', '.join(close)}?" if close else "`suanchou catalog list families` names what is known"
-        raise SpecError(f"unknown model_type {model_type!r}", where=config.where, hint=hint)
-    arch = replace(_built(builders[model_type], config), name=name, dtype=_dtype(config))
-    total = parameter_count(arch)
-    if total > MAX_PARAMETER:
-        raise SpecError(f"{total:.1e} parameters is no model", where=config.where, hint="one of the sizes has too many digits")
+    with _explained(config):
+        arch = replace(section_architecture(config), name=name, dtype=_dtype(config))
+        total = parameter_count(arch)
+        if total > MAX_PARAMETER:
+            raise SpecError(f"{total:.1e} parameters is no model", hint="one of the sizes has too many digits")
     return arch
 
 
@@ -253,18 +252,28 @@ def section_architecture(section: Config) -> Architecture:
     SpecError : unknown ``model_type``, or a key that is missing or cannot be meant.
     """
     model_type, builders = section.text("model_type"), _builders()
+    if not model_type:
+        raise SpecError("no model_type", where=section.where, hint="is this a language model's config.json?")
     if model_type not in builders:
-        raise SpecError(f"unknown model_type {short(model_type)}", where=f"{section.where}: model_type")
-    return _built(builders[model_type], section)
+        import difflib
+
+        close = difflib.get_close_matches(model_type, builders, n=3)
+        hint = f"did you mean {', '.join(close)}?" if close else "`suanchou catalog list families` names what is known"
+        raise SpecError(f"unknown model_type {short(model_type)}", where=section.where, hint=hint)
+    with _explained(section):
+        return builders[model_type](section)
 
 
-def _built(builder: Callable[[Config], Architecture], config: Config) -> Architecture:
+@contextmanager
+def _explained(config: Config) -> Iterator[None]:
+    """Every refusal says where it comes from and what to do."""
     try:
-        return builder(config)
+        yield
     except SpecError as error:
-        if error.where:
+        if error.where and error.hint:
             raise
-        raise SpecError(error.what, where=config.where, hint=error.hint) from error
+        hint = error.hint or "compare it with the model's published config.json"
+        raise SpecError(error.what, where=error.where or config.where, hint=hint) from error
 
 
 def _dtype(config: Config) -> str:

@@ -23,13 +23,12 @@ from suanchou.model.layer_operators import (
     layer_backward,
     layer_forward,
 )
-from suanchou.model.operators import Num, Operator, Shape
+from suanchou.model.operators import Num, Operator, Recompute, Shape
 from suanchou.model.parameters import active_parameter_count, distinct_layers
 
 __all__ = [
     "CONVENTIONS",
     "Convention",
-    "Recompute",
     "decode_flop_per_token",
     "decode_mixer_flop",
     "executed_flop_per_token",
@@ -38,7 +37,6 @@ __all__ = [
 ]
 
 Convention = Literal["6nd", "8nd", "3nd", "exact_causal", "exact_full"]
-Recompute = Literal["none", "selective", "full"]
 
 CONVENTIONS: dict[Convention, str] = {
     "6nd": "6 x active parameters x tokens: 2 forward, 4 backward",
@@ -184,7 +182,7 @@ def executed_flop_per_token(
 ) -> Estimate:
     """FLOP per token that training executes (what HFU counts): forward, backward as the kernels run it, recompute.
 
-    ``selective`` runs the attention core (the scores and what follows) again, ``full`` the whole layer. Flash kernels also
+    ``selective`` runs the attention core (scores and what follows; scans) again, ``full`` the whole layer. Flash kernels also
     compute the scores again backward; eager attention computes masked pairs too.
     """
     read, tokens = _lengths(arch, seq, encoder_seq)
@@ -198,7 +196,7 @@ def executed_flop_per_token(
         if recompute == "full":
             again += once
         elif recompute == "selective":
-            again += n * sum(float(op.flop) for op in ops if op.kind == "attention")
+            again += n * sum(float(op.flop) for op in ops if op.kind in ("attention", "scan"))
     shape = Shape(batch=1.0, seq=seq, encoder_seq=read, attention=attention)
     head = sum(float(op.flop) for op in head_forward(arch, shape))
     extra = _mtp_flop(arch, seq, head) if mtp and arch.mtp else 0.0

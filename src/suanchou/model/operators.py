@@ -11,7 +11,10 @@ from typing import Literal, NamedTuple
 
 from suanchou.model.num import Num
 
-__all__ = ["Num", "Operator", "Shape", "Step", "gemm", "grouped_gemm", "memory"]
+__all__ = ["Num", "Operator", "Recompute", "Shape", "Step", "gemm", "grouped_gemm", "memory"]
+
+Recompute = Literal["none", "selective", "full"]
+"""What backward computes again: nothing, the attention core (or scan), or the whole layer."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -224,7 +224,10 @@ def _moe(moe: MoE, d: int) -> Iterator[Weight]:
 
 
 def layer_weights(layer: Layer, d_model: int) -> Iterator[Weight]:
-    """The weights of one layer."""
+    """The weights of one layer; of one that shares another's, only those that are its own."""
+    if layer.shares_weights:
+        yield from layer.extra
+        return
     for i, norm in enumerate(layer.norms):
         yield from _norm(f"norm{i}", norm, d_model)
     if layer.mixer is not None:
@@ -343,15 +346,18 @@ def parameter_count(arch: Architecture, *, embedding: bool = True, mtp: bool = F
 def active_parameter_count(arch: Architecture, *, embedding: bool = True, mtp: bool = False) -> int:
     """Number of parameters that one token visits.
 
-    Of every mixture of experts, ``top_k`` experts and the shared ones; everything else whole. The whole token table counts
+    Of every mixture of experts, ``top_k`` experts (fewer on average, where some of those do nothing) and the shared ones;
+    everything else whole, but for weights that say they are idle. The whole token table counts
     (``embedding=True``), as in published "active parameters"; ``embedding`` and ``mtp`` as in :func:`parameter_count`.
     """
     idle = 0
     encoder = arch.encoder.layers if arch.encoder else ()
     for layer, n in distinct_layers((*encoder, *arch.layers, *(arch.mtp if mtp else ()))):
+        idle += n * sum(weight.size for weight in layer.extra if weight.idle)
         if isinstance(layer.ffn, MoE):
-            in_experts = dict(_role_counts(layer, arch.d_model)).get("expert", 0)
-            idle += n * (in_experts // layer.ffn.n_expert) * (layer.ffn.n_expert - layer.ffn.top_k)
+            in_experts, moe = dict(_role_counts(layer, arch.d_model)).get("expert", 0), layer.ffn
+            n_choice = moe.n_expert + moe.n_zero_expert
+            idle += n * (in_experts * (n_choice - moe.top_k) // n_choice)
     return parameter_count(arch, embedding=embedding, mtp=mtp) - idle
 
 

@@ -271,7 +271,7 @@ def _serving_table(d: Demand) -> Table:
     )
 
 
-def _headline(name: str, d: Demand) -> str:
+def _headline(d: Demand) -> str:
     active = d.active_parameters.value
     size = _text(d.parameters.value, "1")
     if active != d.parameters.value:
@@ -280,10 +280,10 @@ def _headline(name: str, d: Demand) -> str:
         size = _("{total} parameters").format(total=size)
     if d.purpose == "serve":
         return _("{model} ({size}): {flop} per generated token").format(
-            model=name, size=size, flop=_text(d.flop.value / d.tokens.value, "flop")
+            model=d.model, size=size, flop=_text(d.flop.value / d.tokens.value, "flop")
         )
     return _("{model} ({size}), {purpose} on {tokens} tokens: {flop} FLOP = {days} PFLOPS-days").format(
-        model=name,
+        model=d.model,
         size=size,
         purpose=_(_PURPOSES[d.purpose]),
         tokens=_text(d.tokens.value, "1"),
@@ -307,7 +307,7 @@ def _sources(root: Estimate) -> tuple[str, ...]:
     return tuple(dict.fromkeys(source for _path, node in root.walk() for source in node.sources))
 
 
-def demand_report(d: Demand, *, model: str, inputs: Mapping[str, Any], warnings: tuple[str, ...] = ()) -> Report:
+def demand_report(d: Demand, *, inputs: Mapping[str, Any]) -> Report:
     """The answer as a report: compute, card time, memory, training state, the ladder of a domain model, serving."""
     training = d.purpose != "serve"
     tables = [_flop_table(d)] if training else []
@@ -322,10 +322,10 @@ def demand_report(d: Demand, *, model: str, inputs: Mapping[str, Any], warnings:
         inputs=inputs,
         result={"purpose": d.purpose, "convention": d.convention},
         estimate=root,
-        headline=_headline(model, d),
+        headline=_headline(d),
         tables=tuple(tables),
         assumptions=(*_loss_line(d), *d.assumptions),
-        warnings=(*warnings, *d.warnings),
+        warnings=d.warnings,
         sources=_sources(root),
         definitions=_DEFINITIONS,
         scenario=inputs,

@@ -89,7 +89,9 @@ def _formula(problem: Problem, s: Strategy, step: StepTime, name: str, m: float,
         return f"{m:g} micro-batches * {seconds / m:.6g} s on the slowest stage: {_MEANING[name]}"
     fixed: dict[str, Callable[[], str]] = {
         "pipeline_bubble": lambda: (
-            f"(sum of {s.pp} stage times - slowest {_number(step.slowest.total):.6g} s) / {s.virtual} chunks per stage"
+            "one stage: no bubble"
+            if s.pp == 1
+            else f"(sum of {s.pp} stage times - slowest {_number(step.slowest.total):.6g} s) / {s.virtual} chunks per stage"
         ),
         "pipeline_send": lambda: "2 * (PP - 1 + micro-batches * chunks * exposed share) sends of one micro-batch's activations",
         "gradient_reduce": lambda: (
@@ -177,20 +179,19 @@ def explain_memory(problem: Problem, s: Strategy, acts: ActivationTable) -> Esti
         for name, value in zip(MEMORY_NAMES, memory, strict=True)
     )
     fixed = sum(child.value for child in children if child.name != "allocator")
-    used = fixed - _number(memory.communicator) - _number(memory.runtime)
     return total(
         "memory",
         "byte",
         children,
         formula=f"sum over the {stage} pipeline stage, the fullest",
         low=fixed,
-        high=fixed + stack.allocator_high_frac * used,
+        high=_number(memory.high(stack)),
     )
 
 
 def verdict(problem: Problem, memory: Estimate) -> str:
     """``fits``, ``tight`` or ``does not fit``."""
     high = memory.high if memory.high is not None else memory.value
-    if memory.value > problem.memory_byte:
+    if high > problem.memory_byte:
         return "does not fit"
-    return "tight" if high > problem.memory_byte or memory.value > default("tight_frac").value * problem.memory_byte else "fits"
+    return "tight" if memory.value > default("tight_frac").value * problem.memory_byte else "fits"

@@ -7,9 +7,10 @@ from typing import NamedTuple
 import numpy as np
 
 from suanchou.model.activations import embedding_activation_byte, head_activation_byte, layer_activation_byte
-from suanchou.model.operators import Num
+from suanchou.model.operators import Num, Recompute
 from suanchou.training.pipeline import in_flight, stage_layers
 from suanchou.training.problem import Problem, ShardSum
+from suanchou.training.stack import Stack
 from suanchou.training.strategy import Strategy
 
 __all__ = [
@@ -54,6 +55,10 @@ class Memory(NamedTuple):
             + self.allocator
         )
 
+    def high(self, stack: Stack) -> Num:
+        """Bytes with the allocator at its worst."""
+        return self.total + self.allocator * (stack.allocator_high_frac / stack.allocator_frac - 1.0)
+
 
 class ActivationTable(NamedTuple):
     """Bytes a micro-batch leaves behind on one rank: per (average) layer by recomputation, and in the outer stages."""
@@ -69,18 +74,21 @@ def activation_table(problem: Problem, s: Strategy) -> ActivationTable:
     """Activation bytes of the layouts in ``s`` (1-D arrays)."""
     shape, arch = problem.shape(s), problem.work.arch
 
-    def average(recompute: str) -> Num:
+    def average(recompute: Recompute) -> Num:
         total: Num = 0.0
         for kind in problem.kinds:
             total = total + kind.share * layer_activation_byte(kind.layer, arch.d_model, shape, recompute)
         return total
 
+    head = head_activation_byte(arch, shape) * (1.0 + len(arch.mtp))
+    for layer in arch.mtp:
+        head = head + layer_activation_byte(layer, arch.d_model, shape)
     return ActivationTable(
         average("none"),
         average("selective"),
         average("full"),
         embedding_activation_byte(arch, shape),
-        head_activation_byte(arch, shape),
+        head,
     )
 
 
@@ -123,8 +131,8 @@ def stage_memory(problem: Problem, s: Strategy, acts: ActivationTable, stage: st
     """Memory of one stage. Fields of ``s`` broadcast; ``acts`` must broadcast with its layout fields.
 
     Weights, gradients and optimizer states follow ZeRO (Rajbhandari et al. 2020): stage 1 splits the optimizer, 2 the
-    gradients, 3 the weights. Activations are those of all micro-batches in flight; full recomputation
-    keeps a layer's input only and needs one whole layer while it runs; whatever is offloaded keeps two layers on the device, one in use and one under way.
+    gradients, 3 the weights. Activations are those of all micro-batches in flight. Full recomputation keeps a layer input only
+    and needs one whole layer while it runs. Whatever is offloaded keeps two layers on the device, one in use, one under way.
     """
     stack = problem.stack
     dense, expert = stage_parameters(problem, s, stage)

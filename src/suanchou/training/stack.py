@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
-from functools import cache
-from importlib import resources
 from typing import Any
 
+from suanchou.catalog import catalogue
+from suanchou.catalog.records import Cell
 from suanchou.errors import SpecError
 
-__all__ = ["Stack", "default_stack", "stack", "stack_names"]
+__all__ = ["Stack", "default_stack", "stack"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,18 +45,24 @@ class Stack:
     sources: Mapping[str, str]
 
 
-@cache
-def _entries() -> Mapping[str, Mapping[str, Any]]:
-    import yaml
+def _cells(name: str) -> dict[str, Cell]:
+    """The stack's own cells over those it inherits.
 
-    text = resources.files("suanchou.catalog").joinpath("data/stacks.yaml").read_text(encoding="utf-8")
-    entries: Mapping[str, Mapping[str, Any]] = yaml.safe_load(text)
-    return entries
-
-
-def stack_names() -> tuple[str, ...]:
-    """Names of all stacks."""
-    return tuple(_entries())
+    Raises
+    ------
+    SpecError : unknown name, or stacks that inherit in a circle.
+    """
+    found: dict[str, Cell] = {}
+    seen: list[str] = []
+    parent: str | None = name
+    while parent is not None:
+        record = catalogue().get("stacks", parent)
+        if record.id in seen:
+            raise SpecError(f"stack {name!r} inherits from itself", where="stacks.yaml", hint=" -> ".join([*seen, record.id]))
+        seen.append(record.id)
+        found = {**record.cells, **found}
+        parent = record.text("inherits") or None
+    return found
 
 
 def stack(name: str) -> Stack:
@@ -63,30 +70,34 @@ def stack(name: str) -> Stack:
 
     Raises
     ------
-    SpecError : unknown name.
+    SpecError : unknown name, or a stack that lacks a value.
     """
-    entries = _entries()
-    if name not in entries:
-        raise SpecError(f"unknown stack {name!r}", where="--stack", hint=f"known: {', '.join(entries)}")
-    entry = dict(entries[name])
-    while "inherits" in entry:
-        entry = {**entries[entry.pop("inherits")], **entry}
-    values: dict[str, Any] = {"name": name, "title": entry["title"]}
+    cells = _cells(name)
+    values: dict[str, Any] = {"name": catalogue().get("stacks", name).id, "title": str(cells["title"].value)}
     sources = {}
     for item in fields(Stack):
         if item.name in ("name", "title", "sources"):
             continue
-        cell = entry[item.name]
-        value = cell["value"]
-        values[item.name] = tuple(value) if isinstance(value, list) else value if isinstance(value, str) else float(value)
-        sources[item.name] = f"{cell['source']} [{cell['grade']}]"
+        if item.name not in cells:
+            raise SpecError(f"stack {name!r} has no {item.name}", where="stacks.yaml", hint="give it, or inherit another stack")
+        cell = cells[item.name]
+        values[item.name] = _VALUE.get(item.name, float)(cell.value)
+        sources[item.name] = f"{cell.source} [{cell.grade}]"
     return Stack(**values, sources=sources)
 
 
+_VALUE: Mapping[str, Callable[[Any], Any]] = {"attention": str, "zero_stages": lambda text: tuple(json.loads(text))}
+
+
 def default_stack(vendor: str) -> Stack:
-    """The stack most used on a vendor's accelerators."""
+    """The stack most used on a vendor's accelerators.
+
+    Raises
+    ------
+    SpecError : no stack in the catalogue is for this vendor or for all.
+    """
     for wanted in (vendor, "*"):
-        for name, entry in _entries().items():
-            if wanted in entry["default_for"]:
-                return stack(name)
-    raise SpecError("no default stack", where="stacks.yaml")
+        for record in catalogue().records("stacks"):
+            if wanted in json.loads(record.text("default_for") or "[]"):
+                return stack(record.id)
+    raise SpecError(f"no default stack for {vendor}", where="stacks.yaml", hint="name one with --stack")

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from suanchou.model.architecture import MLP, Architecture, Attention, LatentAttention, MoE
+from suanchou.model.architecture import MLP, Architecture, Attention, LatentAttention, LinearAttention, MoE, StateSpace
 from suanchou.model.operators import Num
 from suanchou.training.workload import Workload
 
@@ -180,6 +180,15 @@ class Options:
         columns = {name: np.asarray(getattr(layout, name), dtype=float).reshape(-1, 1, 1, 1) for name in LAYOUT_FIELDS}
         return Strategy(**columns, **{name: getattr(self, name) for name in OPTION_FIELDS})
 
+    def choose(self, layout: Strategy, option: NDArray[np.intp]) -> Strategy:
+        """One option per layout, by its index in the flattened axes; every field 1-D."""
+        index = np.unravel_index(option, self.shape)
+        values = {name: np.asarray(getattr(layout, name)) for name in LAYOUT_FIELDS}
+        for name in OPTION_FIELDS:
+            axes = np.broadcast_to(getattr(self, name), (1, *self.shape))[0]
+            values[name] = axes[index]
+        return Strategy(**values)
+
 
 def divisors(n: int) -> list[int]:
     """All divisors, ascending."""
@@ -195,6 +204,10 @@ def _shardable(arch: Architecture, tp: int) -> str:
             return "TP does not divide the attention heads"
         if isinstance(mixer, Attention) and mixer.n_kv_head % tp and tp % mixer.n_kv_head:
             return "TP and KV heads do not divide each other"
+        if isinstance(mixer, LinearAttention) and (mixer.n_value_head % tp or mixer.n_key_head % tp):
+            return "TP does not divide the heads of a linear-attention layer"
+        if isinstance(mixer, StateSpace) and mixer.d_inner % tp:
+            return "TP does not divide the state-space width"
         ffn = layer.ffn
         width = ffn.d_ff if isinstance(ffn, MLP) else ffn.expert.d_ff if isinstance(ffn, MoE) else tp
         if width % tp:
@@ -244,6 +257,9 @@ def layouts(
     experts = [layer.ffn.n_expert for layer in arch.layers if isinstance(layer.ffn, MoE)]
     tp_reason = {tp: _shardable(arch, tp) for tp in divisors(n_rank)}
     out = _Columns([], Counter())
+    pinned = {name: fixed[name] for name in ("tp", "cp", "pp", "dp") if name in fixed}
+    if pinned and n_rank % max(1, int(np.prod(list(pinned.values())))):
+        out.refused[f"pinned degrees do not divide the {n_rank} accelerators"] += 1
     for tp, cp, pp, dp in _meshes(n_rank):
         if any(fixed.get(name, value) != value for name, value in (("tp", tp), ("cp", cp), ("pp", pp), ("dp", dp))):
             continue

@@ -218,7 +218,7 @@ def olmo_hybrid(config: Config) -> Architecture:
         "linear_value_head_dim": config.count("linear_value_head_dim", default=2 * d_key),
     }
     mixers: dict[str, Mixer] = {
-        "linear_attention": _gated_delta(Config({**config.data, **usual}, config.where)),
+        "linear_attention": _gated_delta(config.replaced(**usual)),
         "full_attention": attention(config, bias=config.flag("attention_bias"), qk_norm="full"),
     }
     default = _period(config, n_layer, "full_attention_interval", 4)

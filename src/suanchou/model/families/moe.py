@@ -218,7 +218,7 @@ def dbrx(config: Config) -> Architecture:
     n_head = config.count("n_heads", "num_attention_heads", default=16)
     names = {"hidden_size": d_model, "num_attention_heads": n_head, "num_key_value_heads": attn.count("kv_n_heads", default=1)}
     usual = with_defaults(config, vocab_size=32000)
-    usual = Config({**usual.data, **names, "head_dim": None}, config.where)
+    usual = usual.replaced(**names, head_dim=None)
     expert = MLP(d_ff=ffn.count("ffn_hidden_size", default=3584))
     ffn = with_defaults(ffn, moe_top_k=1)
     moe = experts(ffn, expert, n=("moe_num_experts",), top_k=("moe_top_k",), default=4)
@@ -240,11 +240,15 @@ def jetmoe(config: Config) -> Architecture:
     # The chosen experts' projections side by side are those of one attention; the others stand beside it.
     idle = moe.n_expert - moe.top_k
     extra = (
-        Weight(name="attention.q.idle_experts", shape=(idle, n_kv_head * d_head, d_model), role="attention", shard="column"),
-        Weight(name="attention.out.idle_experts", shape=(idle, d_model, n_kv_head * d_head), role="attention", shard="row"),
+        Weight(
+            name="attention.q.others", shape=(idle, n_kv_head * d_head, d_model), role="attention", shard="column", idle=True
+        ),
+        Weight(
+            name="attention.out.others", shape=(idle, d_model, n_kv_head * d_head), role="attention", shard="row", idle=True
+        ),
         Weight(name="attention.router", shape=(moe.n_expert, d_model), role="router"),
         Weight(name="attention.bias", shape=(d_model,), role="attention"),
-        Weight(name="moe.bias", shape=(d_model,), role="expert"),
+        Weight(name="moe.bias", shape=(d_model,), role="mlp"),
     )
     mixer = Attention(n_head=n_kv_head * moe.top_k, n_kv_head=n_kv_head, d_head=d_head)
     return _uniform(config, Layer(mixer=mixer, ffn=moe, norms=TWO_NORMS, extra=extra if idle else extra[2:]))

@@ -139,7 +139,7 @@ def mimo_v2_flash(config: Config) -> Architecture:
     usual = sizes(152576, 4096, 16384, 48, 64, 4, 131072, head_dim=192, v_head_dim=128, moe_intermediate_size=2048)
     config = with_defaults(config, sliding_window=129, num_experts_per_tok=8, **usual)
     if "sliding_window_size" in config:
-        config = Config({**config.data, "sliding_window": config.count("sliding_window_size") + 1}, config.where)
+        config = config.replaced(sliding_window=config.count("sliding_window_size") + 1)
     n_layer, n_kv_head = config.n_layer(), config.count("num_key_value_heads")
     windows = sliding_or_full(config, n_layer, [i != 0 and (i + 1) % 6 != 0 for i in range(n_layer)])
     bias = config.flag("attention_bias")
@@ -187,6 +187,7 @@ def longcat_flash(config: Config) -> Architecture:
     )
     n_zero = config.count("zero_expert_num", default=256, zero=True)
     fields: dict[str, Any] = {"n": ("n_routed_experts",), "top_k": ("moe_topk",), "score_bias": True, "n_zero_expert": n_zero}
+    fields["router_bias"] = config.flag("router_bias")
     moe = experts(config, mlp(config, "expert_ffn_hidden_size"), default=512, **fields)
     dense = Layer(mixer=latent_attention(config), ffn=mlp(config, "ffn_hidden_size"), norms=TWO_NORMS)
     block = (dense, Layer(mixer=None, ffn=moe), dense)

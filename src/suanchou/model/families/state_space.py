@@ -20,13 +20,13 @@ from suanchou.model.families.blocks import (
     with_defaults,
 )
 
-__all__: list[str] = []
+__all__ = ["inner_width", "mamba2_mixer", "step_rank"]
 
 TWO_NORMS = (Norm(), Norm())
 KINDS = ("linear_attention", "full_attention")
 
 
-def _inner(config: Config, key: str) -> int:
+def inner_width(config: Config, key: str) -> int:
     """Inner width: the model width times an expansion."""
     width = int(config.ratio(key, 2.0) * config.count("hidden_size"))
     if not 1 <= width <= 10**9:
@@ -34,7 +34,7 @@ def _inner(config: Config, key: str) -> int:
     return width
 
 
-def _step_rank(config: Config, key: str) -> int:
+def step_rank(config: Config, key: str) -> int:
     """Rank of the time step's projection; ``auto``: a sixteenth of the model width, rounded up."""
     automatic = config.raw(key, "auto") == "auto"
     return math.ceil(config.count("hidden_size") / 16) if automatic else config.count(key)
@@ -47,10 +47,10 @@ def mamba(config: Config) -> Architecture:
     config = with_defaults(config, **usual)
     mixer = StateSpace(
         kind="mamba1",
-        d_inner=_inner(config, "expand"),
+        d_inner=inner_width(config, "expand"),
         d_state=config.count("state_size", default=16),
         conv_kernel=config.count("conv_kernel", default=4),
-        dt_rank=_step_rank(config, "time_step_rank"),
+        dt_rank=step_rank(config, "time_step_rank"),
         conv_bias=config.flag("use_conv_bias", True),
         proj_bias=config.flag("use_bias"),
     )
@@ -61,9 +61,9 @@ def mamba(config: Config) -> Architecture:
 def mamba2(config: Config) -> Architecture:
     """Mamba-2."""
     config = with_defaults(config, vocab_size=32768, hidden_size=4096, num_hidden_layers=64)
-    mixer = _mamba2(
+    mixer = mamba2_mixer(
         config,
-        d_inner=_inner(config, "expand"),
+        d_inner=inner_width(config, "expand"),
         keys=("num_heads", "head_dim", "n_groups", "state_size", "conv_kernel"),
         defaults=(128, 64, 8, 128, 4),
         conv_bias=config.flag("use_conv_bias", True),
@@ -72,7 +72,7 @@ def mamba2(config: Config) -> Architecture:
     return decoder(config, (Layer(mixer=mixer, ffn=None, norms=(Norm(),)),) * config.n_layer())
 
 
-def _mamba2(
+def mamba2_mixer(
     config: Config, *, d_inner: int, keys: tuple[str, ...], defaults: tuple[int, ...], norm: bool = True, **bias: bool
 ) -> StateSpace:
     """A Mamba-2 mixer; ``keys`` and ``defaults`` are those of heads, head width, groups, state and kernel.
@@ -106,13 +106,13 @@ MAMBA_KEYS = ("mamba_n_heads", "mamba_d_head", "mamba_n_groups", "mamba_d_state"
 def _granite_mamba(config: Config, **options: Any) -> StateSpace:
     """The Mamba-2 mixer under the names of Bamba, Granite 4 and Falcon-H1."""
     usual: dict[str, Any] = {
-        "d_inner": _inner(config, "mamba_expand"),
+        "d_inner": inner_width(config, "mamba_expand"),
         "keys": MAMBA_KEYS,
         "defaults": (128, 0, 1, 256, 4),
         "conv_bias": config.flag("mamba_conv_bias", True),
         "proj_bias": config.flag("mamba_proj_bias"),
     }
-    return _mamba2(config, **(usual | options))
+    return mamba2_mixer(config, **(usual | options))
 
 
 @family("jamba")
@@ -124,10 +124,10 @@ def jamba(config: Config) -> Architecture:
         True: attention(config, rotary=False),
         False: StateSpace(
             kind="mamba1",
-            d_inner=_inner(config, "mamba_expand"),
+            d_inner=inner_width(config, "mamba_expand"),
             d_state=config.count("mamba_d_state", default=16),
             conv_kernel=config.count("mamba_d_conv", default=4),
-            dt_rank=_step_rank(config, "mamba_dt_rank"),
+            dt_rank=step_rank(config, "mamba_dt_rank"),
             conv_bias=config.flag("mamba_conv_bias", True),
             proj_bias=config.flag("mamba_proj_bias"),
             norm=True,
@@ -183,7 +183,7 @@ def granitemoehybrid(config: Config) -> Architecture:
 def falcon_h1(config: Config) -> Architecture:
     """Falcon-H1: attention and Mamba-2 side by side in every layer."""
     config = with_defaults(config, mamba_d_ssm=1024, **sizes(128000, 4096, 14336, 32, 32, 8, 8192))
-    d_inner = config.count("mamba_d_ssm") if "mamba_d_ssm" in config else _inner(config, "mamba_expand")
+    d_inner = config.count("mamba_d_ssm") if "mamba_d_ssm" in config else inner_width(config, "mamba_expand")
     in_bias, out_bias = config.flag("mamba_proj_bias"), config.flag("projectors_bias")
     scan = _granite_mamba(config, d_inner=d_inner, norm=config.flag("mamba_rms_norm"), proj_bias=in_bias and out_bias)
     # Input and output projections have switches of their own; where they differ, the one bias stands beside the mixer.
@@ -254,7 +254,7 @@ def _nemotron_layer(config: Config, kind: str) -> Layer:
     older = {"mamba_n_groups": "n_groups", "mamba_d_conv": "conv_kernel", "mamba_conv_bias": "use_conv_bias"}
     config = with_defaults(config, **{new: config.raw(old) for new, old in older.items() if old in config})
     n_head, d_head = config.count(keys[0], default=128), config.count(keys[1], default=64)
-    scan = _mamba2(
+    scan = mamba2_mixer(
         config,
         d_inner=n_head * d_head,
         keys=keys,

@@ -73,7 +73,7 @@ def _part(config: Config, key: str, table: Mapping[str, tuple[str, Mapping[str, 
     section = with_defaults(section, **(usual if key not in config else {}))
     if section.text("model_type", kind) in ("", model_type):
         # Early files repeat the name of the whole model here.
-        section = Config({**section.data, "model_type": kind}, section.where)
+        section = section.replaced(model_type=kind)
     return with_defaults(section, model_type=kind)
 
 
@@ -81,7 +81,7 @@ def _language_model(config: Config) -> Architecture:
     text = _part(config, "text_config", _TEXT, "_text")
     if "text_config" not in config and "hidden_size" in config:
         # Files of Qwen2-VL's time have the language model's keys at the top.
-        text = Config({**config.data, "model_type": text.text("model_type")}, config.where)
+        text = config.replaced(model_type=text.text("model_type"))
     return section_architecture(text)
 
 
@@ -224,5 +224,5 @@ def like_another(config: Config) -> Architecture:
     model_type = config.text("model_type")
     kind, usual = _LIKE[model_type]
     config = with_defaults(config, **usual)
-    arch = section_architecture(Config({**config.data, "model_type": kind}, config.where))
+    arch = section_architecture(config.replaced(model_type=kind))
     return replace(arch, name=model_type, family=model_type)
