@@ -63,7 +63,9 @@ def closed(problem):
 
     def step(n_layer: int, p: int, v: int, m: int, embedding: float, head: float) -> float:
         work = replace(base.work, arch=replace(base.work.arch, layers=one * n_layer), global_batch=m)
-        t = LayerTime(FORWARD, 1 - FORWARD, 0.0, 0.0, 0.0, 0.0, 0.0, embedding, head, 0.0)
+        t = LayerTime(*(0.0,) * len(LayerTime._fields))._replace(
+            forward=FORWARD, backward=1 - FORWARD, embedding=embedding, head=head
+        )
         found = step_time(replace(base, work=work), Strategy(pp=p, virtual=v), t, NOTHING_KEPT)
         return float(found.micro_batches * found.slowest.total + found.bubble)
 
