@@ -27,7 +27,7 @@ SIZE_CAP_BYTE = 4 * 2**20
 
 _DEPTH_CAP = 32
 _INT = re.compile(r"^[-+]?(0|[1-9][0-9_]*)$")
-_FLOAT = re.compile(r"^[-+]?(?=\.?[0-9])([0-9][0-9_]*)?(\.[0-9_]*)?([eE][-+]?[0-9]+)?$")
+_FLOAT = re.compile(r"^[-+]?(?=\.?[0-9])(?=.*[.eE])([0-9][0-9_]*)?(\.[0-9_]*)?([eE][-+]?[0-9]+)?$")
 
 
 def _yaml_loader() -> type[yaml.SafeLoader]:
@@ -212,8 +212,12 @@ def dump(data: Any) -> str:
     """YAML text that :func:`load` reads back; keys in the order of the fields."""
     import yaml
 
+    class Dumper(yaml.SafeDumper):
+        """Quotes text that the loader above would take for a number."""
+
+    Dumper.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, list("-+.0123456789"))
     plain = data if isinstance(data, Mapping) else _converter().unstructure(data)
-    text: str = yaml.safe_dump(_yaml_plain(plain), sort_keys=False, allow_unicode=True, default_flow_style=False, width=100)
+    text: str = yaml.dump(_yaml_plain(plain), Dumper=Dumper, sort_keys=False, allow_unicode=True, width=100)
     return text
 
 

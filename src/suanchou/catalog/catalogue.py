@@ -230,6 +230,15 @@ class Catalogue:
         kind = kind_spec(kind).name
         return tuple(self._record(kind, name) for name in self._table(kind))
 
+    def matching(self, kind: str, column: str, text: str) -> tuple[str, ...]:
+        """Ids of the entries that have ``text`` written in a column, in file order; no record is built."""
+        found = []
+        for name, rows in self._table(kind).items():
+            written = next((row.cells[column] for row in reversed(rows) if row.cells.get(column)), "")
+            if written == text:
+                found.append(name)
+        return tuple(found)
+
     def aliases(self, kind: str, name: str) -> tuple[str, ...]:
         """Other names of an entry."""
         return tuple(alias for alias, target, _ in self._aliases_of(kind) if target == name)

@@ -30,8 +30,8 @@ def _pins(texts: tuple[str, ...]) -> dict[str, int]:
     "plan",
     help=N_(
         "The best way to train MODEL on the machines given: parallel layout, memory, step time, MFU, days, energy, money, what"
-        " limits it, and why the other plans lose. MODEL is a name of the catalogue, a config.json, a model folder, or a scenario"
-        " file (.yaml) that --dump-scenario wrote."
+        " limits it, and why the other plans lose. MODEL is a name of the catalogue, a config.json, a model folder, or a"
+        " scenario file (.yaml) that --dump-scenario wrote."
     ),
 )
 @argument("model")
@@ -39,7 +39,7 @@ def _pins(texts: tuple[str, ...]) -> dict[str, int]:
 @option("--tokens", metavar="COUNT", help=N_("Tokens to train on: 15T, 2万亿."))
 @option("--seq", type=int, metavar="COUNT", help=N_("Tokens per sequence."))
 @option("--batch", type=int, metavar="COUNT", help=N_("Sequences per optimizer step."))
-@option("--precision", metavar="TYPE", help=N_("bf16, fp16, or fp8 to also try fp8 linear layers."))
+@option("--dtype", metavar="TYPE", help=N_("bf16, fp16, or fp8 to also try fp8 linear layers."))
 @option("--stack", metavar="NAME", help=N_("Software stack; see: suanchou catalog list stacks."))
 @option("--objective", metavar="WHAT", help=N_("time (default), money, energy or accelerators (the fewest)."))
 @option("--deadline", metavar="TIME", help=N_("Longest wall time: 30 days."))

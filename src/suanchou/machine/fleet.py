@@ -167,10 +167,8 @@ def usual_node(name: str) -> Node:
     for row in source.side_table("default_nodes"):
         if row["accelerator_id"] == found:
             return node(row["node_id"])
-    for record in source.records("nodes"):
-        if record.text("accelerator_id") == found:
-            return node(record.id)
-    return made_up_node(found)
+    carriers = source.matching("nodes", "accelerator_id", found)
+    return node(carriers[0]) if carriers else made_up_node(found)
 
 
 def packed(source: Catalogue, name: str, count: int, *, where: str) -> Fleet:

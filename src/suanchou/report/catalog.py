@@ -14,7 +14,7 @@ from suanchou.report.report import Column, Report, Table
 __all__ = ["LISTED", "catalog_list", "catalog_search", "catalog_show"]
 
 LISTED: dict[str, tuple[str, ...]] = {
-    "accelerators": ("year", "fp16_tflops", "bf16_tflops", "memory_gb", "memory_bandwidth_gb_s", "tdp_w"),
+    "accelerators": ("fp16_tflops", "bf16_tflops", "memory_gb", "memory_bandwidth_gb_s", "tdp_w"),
     "nodes": (
         "accelerator_id",
         "accelerators_per_node",
@@ -318,7 +318,7 @@ def _planning_table(record: Record) -> Table:
         (_("dense peak of a rank, TFLOP/s"), peaks or _("unknown")),
         (_("not in hardware"), lacking or "-"),
         (_("trains in"), planned["training_dtype"] or _("unknown")),
-        (_("memory of a rank"), _("unknown") if memory is None else f"{memory / 1e9:.6g} GB"),
+        (_("memory of a rank"), _("unknown") if memory is None else f"{memory / 1e9:.4g} GB = {memory / 2**30:.4g} GiB"),
         (_("memory bandwidth of a rank"), _("unknown") if bandwidth is None else f"{bandwidth / 1e9:.6g} GB/s"),
         (_("usual node"), f"{planned['usual_node']} ({planned['ranks_per_node']})"),
         (_("family"), " < ".join(planned["family"])),

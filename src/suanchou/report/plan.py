@@ -8,8 +8,8 @@ from typing import Any
 from suanchou.estimate import Estimate
 from suanchou.i18n import N_, _, language
 from suanchou.report.report import Column, Report, Table
-from suanchou.training.plan import Plan
-from suanchou.training.search import Candidate
+from suanchou.training.plan import Plan, Rival
+from suanchou.training.search import TIE_FRAC, Candidate
 from suanchou.training.strategy import Strategy
 from suanchou.units import fmt, fmt_byte
 
@@ -146,7 +146,7 @@ def _rival_table(plan: Plan) -> Table:
     rows = []
     for i, rival in enumerate((None, *plan.rivals)):
         candidate = plan.found.best[0] if rival is None else rival.candidate
-        why = _("best") if rival is None else _causes(rival.why)
+        why = _("best") if rival is None else _loses(rival)
         slower = "" if rival is None else f"{100 * rival.slower_frac:+.1f} %"
         rows.append((str(i + 1), candidate.strategy.label, _text(candidate.step_s, "s"), slower, _gib(candidate), why))
     return Table(
@@ -168,10 +168,10 @@ def _gib(candidate: Candidate) -> str:
     return f"{candidate.memory_byte / 2**30:.1f}"
 
 
-def _causes(why: tuple[tuple[str, float], ...]) -> str:
-    if not why:
-        return _("a tie; the best one is simpler or smaller")
-    return ", ".join(f"{_(_CAUSES[name])} {100 * share:+.1f} %" for name, share in why)
+def _loses(rival: Rival) -> str:
+    if rival.slower_frac < TIE_FRAC:
+        return _("a tie within {share:.0%}; the best one is simpler").format(share=TIE_FRAC)
+    return ", ".join(f"{_(_CAUSES[name])} {100 * share:+.1f} %" for name, share in rival.why)
 
 
 def _census_table(plan: Plan) -> Table:

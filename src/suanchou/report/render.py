@@ -175,12 +175,15 @@ def _rich_table(table: Table) -> RenderableType:
     from rich.text import Text
 
     drawn = RichTable(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
+    headings: list[str] = []
     for i, column in enumerate(table.columns):
-        widest = max((cell_len(row[i]) for row in table.rows), default=1)
         # A number is never broken over lines: in its column only the heading wraps.
-        heading = _heading(column) if column.align == "left" else _wrapped(_heading(column), max(widest, 9))
-        no_wrap = column.align == "right" or column.whole
-        drawn.add_column(Text(heading), justify=column.align, no_wrap=no_wrap, overflow="fold", vertical="bottom")
+        widest = max((cell_len(row[i]) for row in table.rows), default=1)
+        headings.append(_heading(column) if column.align == "left" else _wrapped(_heading(column), max(widest, 9)))
+    n_line = max(heading.count("\n") for heading in headings)
+    for column, heading in zip(table.columns, headings, strict=True):
+        bottom = "\n" * (n_line - heading.count("\n")) + heading
+        drawn.add_column(Text(bottom), justify=column.align, no_wrap=column.align == "right", overflow="fold")
     for row in table.rows:
         drawn.add_row(*(Text(cell) for cell in row))
     title = [Text(_(table.title), style="bold")] if table.title else []

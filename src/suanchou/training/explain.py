@@ -89,7 +89,9 @@ def _formula(problem: Problem, s: Strategy, step: StepTime, name: str, m: float,
         return f"{m:g} micro-batches * {seconds / m:.6g} s on the slowest stage: {_MEANING[name]}"
     fixed: dict[str, Callable[[], str]] = {
         "pipeline_bubble": lambda: (
-            f"(sum of {s.pp} stage times - slowest {_number(step.slowest.total):.6g} s) / {s.virtual} chunks per stage"
+            "one stage: no bubble"
+            if s.pp == 1
+            else f"(sum of {s.pp} stage times - slowest {_number(step.slowest.total):.6g} s) / {s.virtual} chunks per stage"
         ),
         "pipeline_send": lambda: "2 * (PP - 1 + micro-batches * chunks * exposed share) sends of one micro-batch's activations",
         "gradient_reduce": lambda: (

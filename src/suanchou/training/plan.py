@@ -168,12 +168,14 @@ def _choose(problem: Problem, q: _Question) -> tuple[Problem, int, Found]:
     return best[1:]
 
 
-def _refuse(problem: Problem, found: Found) -> Infeasible:
-    if found.refused:
-        most = found.refused.most_common(1)[0][0]
-        hint = "more accelerators, a shorter sequence or a smaller model" if "memory" in most else "another --batch or --seq"
+def _refuse(problem: Problem, found: Found, q: _Question) -> Infeasible:
+    most = found.refused.most_common(1)[0][0] if found.refused else ""
+    if "memory" in most:
+        hint = "more accelerators, a shorter sequence or a smaller model"
+    elif q.fixed:
+        hint = "pin other degrees, or fewer"
     else:
-        hint = "pin fewer degrees"
+        hint = "another --batch or --seq"
     return Infeasible(
         f"no strategy trains {problem.work.arch.name} on {problem.cluster.name}", hint=hint, reasons=dict(found.refused)
     )
@@ -297,7 +299,7 @@ def plan(
     whole.accelerator.peak(chosen_dtype)
     problem, n_rank, found = _choose(whole, question)
     if not found.best:
-        raise _refuse(problem, found)
+        raise _refuse(problem, found, question)
     return _answer(problem, n_rank, found, question, software)
 
 

@@ -30,7 +30,7 @@ class Scenario:
     on : machines, as ``--on`` takes them.
     tokens : training tokens.
     seq, batch : tokens per sequence; sequences per step.
-    precision : ``bf16``, ``fp16`` or ``fp8`` (also tries fp8 linear layers); the accelerator's usual one by default.
+    dtype : ``bf16``, ``fp16`` or ``fp8`` (also tries fp8 linear layers); the accelerator's usual one by default.
     stack : software stack by name.
     objective : ``time``, ``money``, ``energy`` or ``accelerators``.
     deadline : longest wall time.
@@ -49,7 +49,7 @@ class Scenario:
     version: Literal[1] = 1
     seq: int | None = None
     batch: int | None = None
-    precision: str | None = None
+    dtype: str | None = None
     stack: str | None = None
     objective: str = "time"
     deadline: str | None = None
@@ -66,8 +66,8 @@ class Scenario:
             raise SpecError(
                 f"unknown objective {self.objective!r}", where="--objective", hint=f"one of {', '.join(get_args(Objective))}"
             )
-        if self.precision not in (None, "bf16", "fp16", "fp8"):
-            raise SpecError(f"training in {self.precision!r} is not known", where="--precision", hint="bf16, fp16 or fp8")
+        if self.dtype not in (None, "bf16", "fp16", "fp8"):
+            raise SpecError(f"training in {self.dtype!r} is not known", where="--dtype", hint="bf16, fp16 or fp8")
         if self.goodput is not None and not 0 < self.goodput <= 1:
             raise SpecError(f"{self.goodput:g} is not a share", where="--goodput", hint="above 0, at most 1")
         if self.usd_per_hour is not None and not self.usd_per_hour > 0:
@@ -101,14 +101,14 @@ def plan_for(scenario: Scenario, *, progress: Callable[[int, int], None] | None 
     ------
     SpecError, MissingData, Infeasible : as :func:`suanchou.training.plan.plan`.
     """
-    fp8 = scenario.precision == "fp8"
+    fp8 = scenario.dtype == "fp8"
     return plan(
         find_model(scenario.model).architecture,
         cluster(scenario.on, region=scenario.region),
         token=parse(scenario.tokens, "1", where="--tokens"),
         seq=scenario.seq,
         global_batch=scenario.batch,
-        dtype=None if fp8 else scenario.precision,
+        dtype=None if fp8 else scenario.dtype,
         fp8=fp8,
         stack=scenario.stack,
         objective=scenario.objective,  # type: ignore[arg-type]  # checked by Scenario
@@ -126,13 +126,12 @@ def plan_for(scenario: Scenario, *, progress: Callable[[int, int], None] | None 
 def resolved(scenario: Scenario, answer: Plan) -> dict[str, Any]:
     """The scenario with every default filled in: it gives the same answer whatever the defaults become."""
     work = answer.problem.work
-    precision = scenario.precision or work.dtype
     goodput = next(part["goodput"].value for part in answer.estimate.children if part.name == "time")
     full = replace(
         scenario,
         seq=work.seq,
         batch=work.global_batch,
-        precision=precision,
+        dtype=scenario.dtype or work.dtype,
         stack=answer.problem.stack.name,
         goodput=goodput,
         region=answer.problem.cluster.site.region,

@@ -21,15 +21,15 @@ from suanchou.training.problem import Problem
 from suanchou.training.strategy import LAYOUT_FIELDS, Options, Strategy, layouts
 from suanchou.training.time import LayerTime, layer_time, step_time
 
-__all__ = ["Candidate", "Found", "Tables", "high_memory", "lower_bound_s", "peak_memory", "search", "tables"]
+__all__ = ["TIE_FRAC", "Candidate", "Found", "Tables", "high_memory", "lower_bound_s", "peak_memory", "search", "tables"]
 
 CHUNK = 400_000
 """Candidates priced at once: about twenty arrays of this length live at the same time."""
 
 LAYER_KEY = ("tp", "cp", "ep", "micro_batch", "sp", "ulysses", "fp8")
 
-TIE_FRAC = 0.01
-"""Options of a layout whose step times differ by less are equal: no model tells them apart. The simplest is taken."""
+TIE_FRAC = 0.03
+"""Plans whose step times differ by less are equal: no model tells them apart. The simplest is taken."""
 
 
 class Candidate(NamedTuple):
@@ -148,7 +148,7 @@ def _price(problem: Problem, layout: Strategy, table: Tables, options: Options, 
     option = np.where(equal, options.burden, np.inf).argmin(axis=1)
     rows = np.arange(n)
     quickest = flat[rows, option]
-    memory = peak_memory(problem, options.choose(layout, option), _flat(table.activation))
+    memory = np.asarray(peak_memory(problem, options.choose(layout, option), _flat(table.activation)))
     return _Best(rows[ok], option[ok], quickest[ok], memory[ok]), int(np.count_nonzero(fits))
 
 
@@ -191,7 +191,7 @@ def search(
     options = options or Options.build(problem.stack.zero_stages)
     layout, refused_layouts = layouts(problem.work, n_rank or problem.cluster.n_accelerator, fp8=fp8, fixed=fixed)
     n = int(np.asarray(layout.tp).shape[0])
-    refused = Counter({reason: count * options.size for reason, count in refused_layouts.items() if count})
+    refused = Counter({reason: count * options.size for reason, count in refused_layouts.items()})
     walk = _Walk(_Best(*(np.zeros(0, dtype=t) for t in (np.intp, np.intp, float, float))))
     n_candidate = n * options.size + refused.total()
     if n:
@@ -201,7 +201,7 @@ def search(
         layout, table, bound = _take(layout, order), _rows(table, order), bound[order]
         try:
             for part in _chunks(n, options.size):
-                if not exhaustive and bound[part.start] > (1.0 + TIE_FRAC) * walk.worst_s(layout, keep):
+                if not exhaustive and bound[part.start] > (1.0 + TIE_FRAC) * walk.worst_s(layout, options.burden, keep):
                     refused[BEATEN] += (n - part.start) * options.size
                     break
                 best, feasible = _price(problem, _take(layout, part), _column(table, part), options, refused)
@@ -217,12 +217,12 @@ def search(
         return Candidate(chosen.at((0,), (1,)), float(best.step_s[i]), float(best.memory[i]))
 
     return Found(
-        best=tuple(candidate(i) for i in _rivals(layout, best, keep)),
+        best=tuple(candidate(i) for i in _rivals(layout, best, options.burden, keep)),
         frontier=tuple(candidate(i) for i in _frontier(best)),
         n_candidate=n_candidate,
         n_feasible=walk.n_feasible,
         n_priced=walk.n_priced,
-        refused=refused,
+        refused=+refused,
         interrupted=walk.interrupted,
     )
 
@@ -241,16 +241,25 @@ class _Walk:
         self.n_feasible += n_feasible
         self.n_priced += n_priced
 
-    def worst_s(self, layout: Strategy, keep: int) -> float:
-        rivals = _rivals(layout, self.best, keep)
-        return float(self.best.step_s[rivals[-1]]) if len(rivals) == keep else np.inf
+    def worst_s(self, layout: Strategy, burden: NDArray[np.float64], keep: int) -> float:
+        rivals = _rivals(layout, self.best, burden, keep)
+        return float(self.best.step_s[rivals].max()) if len(rivals) == keep else np.inf
 
 
-def _rivals(layout: Strategy, best: _Best, keep: int) -> list[int]:
-    """The best layouts that differ in TP, PP or EP, quickest first; ties go to the smaller memory."""
+def _rivals(layout: Strategy, best: _Best, burden: NDArray[np.float64], keep: int) -> list[int]:
+    """The best layouts that differ in TP, PP or EP, quickest first; but the simplest of those that tie leads."""
+    if not best.step_s.size:
+        return []
+    order = np.lexsort((best.memory, best.step_s))
+    ties = order[best.step_s[order] <= (1.0 + TIE_FRAC) * best.step_s[order[0]]]
+    chosen = best.layout[ties]
+    effort = burden[best.option[ties]] + 0.1 * sum(
+        np.log2(np.asarray(getattr(layout, name))[chosen]) for name in ("tp", "cp", "pp", "virtual")
+    )
+    leader = ties[int(np.argmin(effort))]
     seen: set[tuple[float, ...]] = set()
     out: list[int] = []
-    for i in np.lexsort((best.memory, best.step_s)):
+    for i in (leader, *order):
         key = tuple(float(np.asarray(getattr(layout, name))[best.layout[i]]) for name in ("tp", "pp", "ep"))
         if key in seen:
             continue

@@ -257,6 +257,9 @@ def layouts(
     experts = [layer.ffn.n_expert for layer in arch.layers if isinstance(layer.ffn, MoE)]
     tp_reason = {tp: _shardable(arch, tp) for tp in divisors(n_rank)}
     out = _Columns([], Counter())
+    pinned = {name: fixed[name] for name in ("tp", "cp", "pp", "dp") if name in fixed}
+    if pinned and n_rank % max(1, int(np.prod(list(pinned.values())))):
+        out.refused[f"pinned degrees do not divide the {n_rank} accelerators"] += 1
     for tp, cp, pp, dp in _meshes(n_rank):
         if any(fixed.get(name, value) != value for name, value in (("tp", tp), ("cp", cp), ("pp", pp), ("dp", dp))):
             continue

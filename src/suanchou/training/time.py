@@ -144,13 +144,21 @@ def layer_time(problem: Problem, s: Strategy) -> LayerTime:
     sums["embedding"] = _seconds(problem, embedding_forward(arch, shape), s, "forward") + _seconds(
         problem, embedding_backward(arch, shape), s, "backward"
     )
-    head = _seconds(problem, head_forward(arch, shape), s, "forward") + _seconds(problem, head_backward(arch, shape), s, "backward")
+    head = _seconds(problem, head_forward(arch, shape), s, "forward") + _seconds(
+        problem, head_backward(arch, shape), s, "backward"
+    )
     sums["head"] = head * (1.0 + len(arch.mtp))
     for layer in arch.mtp:
         sums["head"] = sums["head"] + _seconds(problem, layer_forward(layer, arch.d_model, shape), s, "forward")
         sums["head"] = sums["head"] + _seconds(problem, layer_backward(layer, arch.d_model, shape), s, "backward")
     sums["head_tensor"] = 2.0 * reduce_s
     return LayerTime(**sums)
+
+
+def _behind(problem: Problem, communication_s: Num, compute_s: Num) -> Num:
+    """Time that communication adds to compute it runs beside: what sticks out, and the cores it takes while it hides."""
+    hidden = np.minimum(communication_s, compute_s)
+    return communication_s - hidden + problem.eff.overlap_core_frac * hidden
 
 
 def _context_s(problem: Problem, layer: Layer, s: Strategy, shape: Shape, core_s: Num) -> tuple[Num, Num]:
@@ -162,8 +170,8 @@ def _context_s(problem: Problem, layer: Layer, s: Strategy, shape: Shape, core_s
     fabric, group = problem.fabric, problem.group(s.cp, s.tp)
     byte = shape.batch * problem.work.seq * _kv_width(layer, s.tp) * shape.element_byte
     ring = fabric.ring_s(byte, group)
-    hidden = problem.stack.overlap_context_parallel * core_s
-    exposed = np.maximum(ring - hidden, 0.0), np.maximum(2.0 * ring - 2.5 * hidden, 0.0)
+    window = problem.stack.overlap_context_parallel * core_s
+    exposed = _behind(problem, ring, window), _behind(problem, 2.0 * ring, 2.5 * window)
     mixer = layer.mixer
     if isinstance(mixer, Attention):
         outputs = shape.token * mixer.n_head * (mixer.d_head + mixer.d_v) / s.tp * shape.element_byte
@@ -181,23 +189,33 @@ def _expert_s(problem: Problem, moe: MoE, s: Strategy, shape: Shape) -> Num:
     return 2.0 * one * (1.0 - problem.stack.overlap_expert_parallel)
 
 
-def _layer_weight_byte(problem: Problem, s: Strategy, *, sharded: bool) -> Num:
-    """Weights of one average layer on one rank; ``sharded``: what ZeRO-3 leaves there between uses."""
+def _layer_weight_byte(problem: Problem, s: Strategy, *, expert: bool) -> Num:
+    """Dense or expert weights of one average layer on one rank, before ZeRO."""
     total: Num = 0.0
-    for expert in (False, True):
-        ways = np.where(np.asarray(s.zero) >= 3, shard_count(problem, s, expert=expert), 1.0) if sharded else 1.0
-        for kind in problem.kinds:
-            p = kind.parameters
-            dense = p.split / s.tp + p.kv / np.minimum(s.tp, kind.kv_ways) + p.replicated
-            total = total + kind.share * (p.expert / (s.tp * s.ep) if expert else dense) / ways
+    for kind in problem.kinds:
+        p = kind.parameters
+        dense = p.split / s.tp + p.kv / np.minimum(s.tp, kind.kv_ways) + p.replicated
+        total = total + kind.share * (p.expert / (s.tp * s.ep) if expert else dense)
     return problem.stack.weight_byte * total
 
 
+def _sharded_weight_byte(problem: Problem, s: Strategy) -> Num:
+    """Weights of one average layer that stay on a rank between uses."""
+    total: Num = 0.0
+    for expert in (False, True):
+        ways = np.where(np.asarray(s.zero) >= 3, shard_count(problem, s, expert=expert), 1.0)
+        total = total + _layer_weight_byte(problem, s, expert=expert) / ways
+    return total
+
+
 def _gather_per_layer_s(problem: Problem, s: Strategy) -> Num:
-    """All-gather of one average layer's weights over the ZeRO-3 group; zero below stage 3."""
-    group = problem.group(shard_count(problem, s, expert=False), s.tp)
-    byte = _layer_weight_byte(problem, s, sharded=False)
-    gathered: Num = np.where(np.asarray(s.zero) >= 3, problem.fabric.ring_s(byte, group), 0.0)
+    """All-gather of one average layer's weights over the ZeRO-3 groups; zero below stage 3."""
+    seconds: Num = 0.0
+    for expert in (False, True):
+        group = problem.group(shard_count(problem, s, expert=expert), _replicas(problem, s, expert=expert)[1])
+        byte = _layer_weight_byte(problem, s, expert=expert)
+        seconds = seconds + np.where(np.asarray(byte) > 0, problem.fabric.ring_s(byte, group), 0.0)
+    gathered: Num = np.where(np.asarray(s.zero) >= 3, seconds, 0.0)
     return gathered
 
 
@@ -208,12 +226,12 @@ def stage_time(
     recompute = s.selective * (1.0 - s.full_frac) * t.core + s.full_frac * t.forward
     tensor = t.tensor_forward + t.tensor_backward + s.full_frac * t.tensor_forward
     gather = _gather_per_layer_s(problem, s)
-    hidden = problem.stack.overlap_parameter_gather
-    exposed = np.maximum(gather - hidden * t.forward, 0.0) + np.maximum(gather - hidden * t.backward, 0.0)
+    overlap = problem.stack.overlap_parameter_gather
+    exposed = _behind(problem, gather, overlap * t.forward) + _behind(problem, gather, overlap * t.backward)
     kept = acts.none + (acts.selective - acts.none) * s.selective
     moved = s.offload_activation * (kept + (acts.full - kept) * s.full_frac)
     away = moved / problem.host_link_byte_per_s
-    streamed = s.offload_weight * _layer_weight_byte(problem, s, sharded=True) / problem.host_link_byte_per_s
+    streamed = s.offload_weight * _sharded_weight_byte(problem, s) / problem.host_link_byte_per_s
     offload = np.maximum(away + streamed - t.forward, 0.0) + np.maximum(away + streamed - t.backward, 0.0)
     return StageTime(
         forward=layers * t.forward,
@@ -296,8 +314,8 @@ def _gradient_reduce_s(problem: Problem, s: Strategy, slowest: StageTime) -> Num
     every = np.where(z >= 2, s.micro_batches(problem.work), 1.0)
     layers = stage_layers(problem.n_layer, s.pp, s.virtual).middle
     network_busy = np.where(z >= 3, layers * _gather_per_layer_s(problem, s), 0.0)
-    hidden = stack.overlap_gradient_reduce * np.maximum(slowest.backward + slowest.recompute - network_busy, 0.0)
-    exposed: Num = every * np.maximum(total - hidden, stack.bucket_frac * total)
+    window = stack.overlap_gradient_reduce * np.maximum(slowest.backward + slowest.recompute - network_busy, 0.0)
+    exposed: Num = every * np.maximum(_behind(problem, total, window), stack.bucket_frac * total)
     return exposed
 
 
@@ -310,7 +328,8 @@ def _parameter_gather_s(problem: Problem, s: Strategy, slowest: StageTime) -> Nu
         stride = _replicas(problem, s, expert=expert)[1]
         shards = shard_count(problem, s, expert=expert)
         total = total + fabric.ring_s(count * stack.weight_byte, problem.group(shards, stride))
-    exposed = np.maximum(total - stack.overlap_parameter_gather * slowest.forward, stack.bucket_frac * total)
+    behind = _behind(problem, total, stack.overlap_parameter_gather * slowest.forward)
+    exposed = np.maximum(behind, stack.bucket_frac * total)
     z = np.asarray(s.zero)
     gathered: Num = np.where((z >= 1) & (z < 3), exposed, 0.0)
     return gathered
