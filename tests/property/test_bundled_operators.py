@@ -20,7 +20,7 @@ from suanchou.model.operators import Shape
 from suanchou.model.parameters import active_parameter_count, distinct_layers, layer_weights
 
 ONE_TOKEN = Shape(batch=1.0, seq=1.0)
-NOT_MULTIPLIED = re.compile("conv|a_log|bias")
+NOT_MULTIPLIED = re.compile("conv|a_log|bias|position$")
 
 
 def bundled(name: str) -> Architecture:

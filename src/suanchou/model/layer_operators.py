@@ -62,7 +62,8 @@ def _mixers_steps(layer: Layer, d_model: int, shape: Shape) -> Iterator[Step]:
 def _extra_steps(prefix: str, extra: Iterable[Weight], shape: Shape) -> Iterator[Step]:
     """A matrix that no field describes multiplies every token once; tables, norms and idle weights multiply none."""
     for weight in extra:
-        if len(weight.shape) != 2 or weight.idle or weight.role in ("embedding", "position", "norm", "vision"):
+        looked_up = weight.role in ("embedding", "position", "norm", "vision") or weight.name.endswith("position")
+        if len(weight.shape) != 2 or weight.idle or looked_up:
             continue
         n, k = weight.shape
         column, row = (shape.tp if weight.shard == side else 1.0 for side in ("column", "row"))
