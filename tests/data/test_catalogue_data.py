@@ -257,3 +257,11 @@ def test_files_are_plain_utf8_with_unix_line_ends() -> None:
         assert b"\r" not in data, path.name
         widths = {len(row) for row in csv.reader(data.decode().splitlines())}
         assert len(widths) == 1, f"{path.name}: rows of different width"
+
+
+def test_licences_are_stated_for_every_file() -> None:
+    text = (Path(__file__).parents[2] / "DATA_LICENSES.md").read_text(encoding="utf-8")
+    for path in sorted(Path(DATA_DIR).iterdir()):
+        assert f"`{path.name}`" in text or (path.is_dir() and f"`{path.name}/*.json`" in text), path.name
+    for line in ("Data: Epoch AI", "CC BY 4.0", "Copyright (c) 2023 Code Carbon NGO", "Permission is hereby granted"):
+        assert line in text
