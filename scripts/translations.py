@@ -111,6 +111,9 @@ def update() -> None:
     catalog = read() if PO.exists() else Catalog(locale="zh_CN", domain="suanchou", project="suanchou", fuzzy=False)
     catalog.update(collect(), no_fuzzy_matching=True, update_creation_date=False)
     catalog.obsolete.clear()
+    catalog.header_comment = "# Chinese messages of suanchou. Apache-2.0, as the rest of it."
+    catalog.version, catalog.msgid_bugs_address = "1", "see CONTRIBUTING.md"
+    catalog.last_translator, catalog.language_team = "suanchou contributors", "zh_CN"
     with PO.open("wb") as file:
         write_po(file, catalog, width=120, omit_header=False, sort_output=True, include_previous=False)
     MO.write_bytes(compiled(catalog))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import random
+import re
+from collections.abc import Iterable
 from typing import Any
 
 import pytest
@@ -55,3 +57,29 @@ def check(config: Any, auto: str = "AutoModelForCausalLM") -> Architecture:
 def odd(seed: object, low: int = 3, high: int = 40) -> int:
     """A reproducible size that is unlikely to agree with another by chance."""
     return random.Random(repr(seed)).randrange(low, high) * 2 + 1
+
+
+def with_tensor_parallel_plan(model_types: Iterable[str]) -> list[str]:
+    """Those of the families for which transformers has a tensor-parallel plan."""
+    known = [name for name in model_types if name in transformers.CONFIG_MAPPING]
+    return [name for name in known if transformers.CONFIG_MAPPING[name].base_model_tp_plan]
+
+
+def split_by_transformers(config: Any) -> dict[str, int]:
+    """Elements that transformers' own tensor-parallel plan splits by output (``column``) and by input (``row``).
+
+    Biases after a product split by input stay whole, so they count as neither.
+    """
+    plan = {
+        re.compile(key.replace(".", r"\.").replace("*", r"\d+") + "$"): how for key, how in config.base_model_tp_plan.items()
+    }
+    with torch.device("meta"):
+        model = transformers.AutoModelForCausalLM.from_config(config).base_model
+    found: dict[str, int] = {}
+    for name, parameter in model.named_parameters():
+        module, _, kind = name.rpartition(".")
+        for pattern, how in plan.items():
+            if pattern.match(module) and ("colwise" in how or ("rowwise" in how and kind == "weight")):
+                side = "column" if "colwise" in how else "row"
+                found[side] = found.get(side, 0) + parameter.numel()
+    return found

@@ -3,10 +3,18 @@
 from __future__ import annotations
 
 import pytest
-from parameter_oracle import check, counted_by_transformers, make_config, odd
+from parameter_oracle import (
+    check,
+    counted_by_transformers,
+    make_config,
+    odd,
+    ours,
+    split_by_transformers,
+    with_tensor_parallel_plan,
+)
 
 from suanchou.model.config import architecture_from_config
-from suanchou.model.parameters import parameter_count
+from suanchou.model.parameters import parameter_count, weights
 
 
 def small(seed, **values):
@@ -220,3 +228,15 @@ def test_twins_of_families_without_code(model_type):
     built = counted_by_transformers(make_config(twin, **sizes, **theirs))
     arch = architecture_from_config({**sizes, **ours, "model_type": model_type}, name=model_type)
     assert parameter_count(arch) == built
+
+
+@pytest.mark.parametrize("model_type", with_tensor_parallel_plan(CASES))
+def test_tensor_parallel_split(model_type):
+    config = make_config(model_type, **CASES[model_type][-1])
+    split = {"column": 0, "row": 0}
+    sides = {"column": "column", "kv": "column", "row": "row"}
+    for weight in weights(ours(config)):
+        # The plans do not name attention sinks.
+        if weight.shard in sides and weight.role in ("attention", "mlp") and not weight.name.endswith("sinks"):
+            split[sides[weight.shard]] += weight.size
+    assert split == split_by_transformers(config)

@@ -294,7 +294,7 @@ def test_refusals_name_the_place(fields: dict[str, object], where: str) -> None:
 
 # -- serving -------------------------------------------------------------------------------------------------------------
 
-DENSE = Served(weight_byte=16e9, flop_per_token=16e9, kv_byte=150e6)
+DENSE = Served(weight_byte=16e9, prefill_flop=16e9, decode_flop=16e9, kv_byte=150e6)
 LOAD = Load(
     users=1e6,
     requests_per_user_day=Constant(name="requests", value=10),
@@ -312,7 +312,7 @@ def test_a_step_reads_or_computes_whichever_is_slower() -> None:
 
 
 def test_a_large_batch_reads_every_expert() -> None:
-    moe = Served(weight_byte=100e9, expert_byte=90e9, expert_share=0.125, flop_per_token=1e10, kv_byte=1e8)
+    moe = Served(weight_byte=100e9, expert_byte=90e9, expert_share=0.125, prefill_flop=1e10, decode_flop=1e10, kv_byte=1e8)
     assert moe.read_byte(1) == pytest.approx(10e9 + 90e9 / 8)
     assert moe.read_byte(1000) == pytest.approx(100e9)
     assert moe.read_byte(4) < moe.read_byte(8)
@@ -343,6 +343,16 @@ def test_more_users_longer_answers_and_tighter_limits_need_more_cards() -> None:
     assert serving(DENSE, dataclasses.replace(LOAD, users=1e7), cards, site=place).value == pytest.approx(
         10 * base.value, rel=0.05
     )
+
+
+def test_latent_attention_prefills_without_absorbing_its_projections() -> None:
+    """DeepSeek-V3 decodes on the latent cache, which costs more FLOP a token than the plain form of prefill."""
+    from suanchou.demand.answer import served_model
+
+    model = served_model(find_model("deepseek-v3").architecture, dataclasses.replace(LOAD, input_token=8192), "fp8")
+    assert model.decode_flop > 1.2 * model.prefill_flop
+    assert model.expert_share == pytest.approx(8 / 256)
+    assert model.weight_byte == pytest.approx(671e9, rel=0.001)
 
 
 def test_what_cannot_be_served_is_refused() -> None:

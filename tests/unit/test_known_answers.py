@@ -30,7 +30,7 @@ B, T = 1e9, 1e12
 
 
 def flop(n: float, d: float, convention: str = "6nd") -> float:
-    return training_flop(n, d, conventions()[convention])
+    return float(training_flop(n, d, conventions()[convention]))
 
 
 @pytest.mark.parametrize(

@@ -30,6 +30,7 @@ QUANTITIES: Mapping[str, str] = MappingProxyType(
         "scale_up_frac": "share of the scale-up link a large collective reaches",
         "scale_out_frac": "share of the network port a large collective reaches",
         "collective_launch_s": "fixed time of a collective call",
+        "overlap_core_frac": "share of the cores that a collective takes from the kernels it hides behind",
         "host_memory_byte_per_s": "host memory bandwidth per accelerator that an offloaded optimizer gets",
         "host_link_byte_per_s": "host link per accelerator, one way, where the catalogue does not know it",
     }
@@ -63,6 +64,7 @@ class Efficiency:
     scale_up_frac: float
     scale_out_frac: float
     collective_launch_s: float
+    overlap_core_frac: float
     host_memory_byte_per_s: float
     host_link_byte_per_s: float
     entries: Mapping[str, EfficiencyValue]

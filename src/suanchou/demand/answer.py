@@ -44,7 +44,7 @@ from suanchou.estimate import Estimate
 from suanchou.i18n import _
 from suanchou.machine.cluster import Site
 from suanchou.model.architecture import Architecture
-from suanchou.model.flop import decode_flop_per_token
+from suanchou.model.flop import decode_flop_per_token, flop_per_token
 from suanchou.model.kv import cross_kv_byte, kv_byte, kv_byte_per_token, state_byte
 from suanchou.model.parameters import active_parameter_count, parameter_count, parameters_by_role
 
@@ -154,7 +154,7 @@ def _kv(arch: Architecture) -> Estimate:
     )
 
 
-def _served(arch: Architecture, load: Load, weight_format: str) -> Served:
+def served_model(arch: Architecture, load: Load, weight_format: str) -> Served:
     """The model as serving sees it: everything is read but the experts no token chose."""
     byte = chosen(weight_formats(), weight_format, "weight format", "weights").byte
     n_param, n_expert = parameter_count(arch), parameters_by_role(arch).get("expert", 0)
@@ -163,7 +163,8 @@ def _served(arch: Architecture, load: Load, weight_format: str) -> Served:
         weight_byte=n_param * byte,
         expert_byte=n_expert * byte,
         expert_share=1.0 - idle / n_expert if n_expert else 0.0,
-        flop_per_token=decode_flop_per_token(arch, load.context).value,
+        prefill_flop=flop_per_token(arch, load.input_token, backward=False).value,
+        decode_flop=decode_flop_per_token(arch, load.context).value,
         kv_byte=float(kv_byte(arch, load.context) + cross_kv_byte(arch, load.input_token) + state_byte(arch)),
     )
 
@@ -272,7 +273,7 @@ def demand(
     times, warnings = _answers(cards if wanted.id != "serve" else (), timed, strict=strict)
     served: list[Estimate] = []
     if load is not None:
-        model = _served(arch, load, weight_format)
+        model = served_model(arch, load, weight_format)
         # A card named for its card time only, such as a bare rate, need not be able to serve.
         alone = wanted.id == "serve"
 

@@ -14,6 +14,7 @@ from suanchou.errors import SpecError
 from suanchou.estimate import Estimate, worst_grade
 from suanchou.i18n import _
 from suanchou.machine import Accelerator, Site, accelerator, cluster, training_dtype, usual_node
+from suanchou.model.num import Num
 from suanchou.units import fmt, parse
 
 __all__ = ["Cards", "card_h", "card_time", "cards_from", "choose_dtype"]
@@ -99,7 +100,7 @@ def _centre(text: str, where: str) -> Accelerator:
     )
 
 
-def card_h(flop: float, peak_flop_per_s: float, mfu: float, goodput: float = 1.0) -> float:
+def card_h(flop: Num, peak_flop_per_s: Num, mfu: Num, goodput: Num = 1.0) -> Num:
     """Card-hours of a piece of work: ``flop / (peak * mfu * goodput) / 3600``."""
     return flop / (peak_flop_per_s * mfu * goodput) / 3600.0
 
@@ -185,13 +186,13 @@ def card_time(
     (slow_mfu, fast_mfu), (slow, fast) = mfu.band, goodput.band
     time = Estimate(
         name=a.id,
-        value=card_h(flop.value, peak.value, mfu.value, goodput.value),
+        value=float(card_h(flop.value, peak.value, mfu.value, goodput.value)),
         unit="card_h",
         formula=f"{short(flop.value)} / ({short(peak.value)} * {mfu.value} * {goodput.value}) / 3600",
         assumptions=(f"{dtype} dense peak", "MFU and goodput are planning bands; a plan computes them: suanchou plan"),
         grade=worst_grade(mfu.grade, goodput.grade, peak.grade),
-        low=card_h(flop.value, peak.value, fast_mfu, fast),
-        high=card_h(flop.value, peak.value, slow_mfu, slow),
+        low=float(card_h(flop.value, peak.value, fast_mfu, fast)),
+        high=float(card_h(flop.value, peak.value, slow_mfu, slow)),
     )
     below = [peak, mfu.estimate("mfu"), goodput.estimate("goodput")]
     if cards.n_card is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from suanchou.demand.data import Convention, Purpose
 from suanchou.estimate import Estimate
+from suanchou.model.num import Num
 
 __all__ = ["convention_estimate", "purpose_estimate", "purpose_flop", "short", "training_flop"]
 
@@ -13,7 +14,7 @@ def short(value: float) -> str:
     return f"{value:.6g}"
 
 
-def training_flop(n_active: float, n_token: float, convention: Convention) -> float:
+def training_flop(n_active: Num, n_token: Num, convention: Convention) -> Num:
     """FLOP of training ``n_active`` parameters per token on ``n_token`` tokens, as ``convention`` counts them."""
     return (convention.per_param * n_active + convention.per_token_flop) * n_token
 
@@ -25,7 +26,7 @@ def convention_estimate(n_active: float, n_token: float, convention: Convention)
         per_token = f"({per_token} + {short(convention.per_token_flop)})"
     return Estimate(
         name=convention.id,
-        value=training_flop(n_active, n_token, convention),
+        value=float(training_flop(n_active, n_token, convention)),
         unit="flop",
         formula=f"{per_token} * {short(n_token)}",
         sources=(convention.source,),
@@ -34,7 +35,7 @@ def convention_estimate(n_active: float, n_token: float, convention: Convention)
     )
 
 
-def purpose_flop(n_active: float, n_token: float, purpose: Purpose) -> float:
+def purpose_flop(n_active: Num, n_token: Num, purpose: Purpose) -> Num:
     """FLOP of running ``purpose`` on ``n_token`` tokens with models of ``n_active`` parameters each."""
     return purpose.per_param * n_active * n_token
 
@@ -53,7 +54,7 @@ def purpose_estimate(n_active: float, n_token: float, purpose: Purpose, *, name:
     )
     return Estimate(
         name=name or purpose.id,
-        value=purpose_flop(n_active, n_token, purpose),
+        value=float(purpose_flop(n_active, n_token, purpose)),
         unit="flop",
         formula=f"({' + '.join(short(f) for f in purpose.terms.values())}) * {short(n_active)} * {short(n_token)}",
         sources=(purpose.source,),

@@ -10,6 +10,7 @@ from suanchou.demand.flop import short
 from suanchou.errors import SpecError
 from suanchou.estimate import Estimate, total
 from suanchou.model.architecture import Architecture
+from suanchou.model.num import Num
 from suanchou.model.parameters import weights
 
 __all__ = [
@@ -26,7 +27,7 @@ __all__ = [
 ZERO_STAGES = (0, 1, 2, 3)
 
 
-def state_byte_per_param(optimizer: Optimizer, *, zero: int = 0, n_rank: float = 1.0) -> float:
+def state_byte_per_param(optimizer: Optimizer, *, zero: int = 0, n_rank: Num = 1.0) -> Num:
     """Training state per parameter on one of ``n_rank`` data-parallel ranks, in bytes.
 
     ZeRO-1 divides master copy and moments by the ranks, ZeRO-2 gradients too, ZeRO-3 also the weights: for mixed-precision
@@ -85,7 +86,7 @@ def zero_estimate(n_param: float, optimizer: Optimizer, *, zero: int, n_rank: in
     whole, divided = sum(parts[zero:]), sum(parts[:zero])
     return Estimate(
         name=f"zero{zero}",
-        value=n_param * state_byte_per_param(optimizer, zero=zero, n_rank=n_rank),
+        value=float(n_param * state_byte_per_param(optimizer, zero=zero, n_rank=n_rank)),
         unit="byte",
         formula=f"{short(n_param)} * ({short(whole)} + {short(divided)} / {n_rank})",
         sources=("ZeRO, arXiv 1910.02054, section 5",),

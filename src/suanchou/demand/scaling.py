@@ -7,6 +7,7 @@ import math
 from suanchou.demand.data import ScalingLaw, scaling_laws
 from suanchou.demand.flop import short
 from suanchou.estimate import Estimate
+from suanchou.model.num import Num
 
 __all__ = ["loss", "loss_estimate", "optimal_model", "optimal_tokens", "over_training"]
 
@@ -32,19 +33,19 @@ def over_training(n_param: float, n_token: float, law: ScalingLaw | None = None)
     return n_token / optimal_tokens(n_param, law)
 
 
-def loss(n_param: float, n_token: float, law: ScalingLaw | None = None) -> float:
-    """Expected loss in nats per token."""
+def loss(n_param: Num, n_token: Num, law: ScalingLaw | None = None) -> Num:
+    """Expected loss in nats per token; floats or arrays that broadcast."""
     law = _law(law)
-    return law.e + law.a * math.pow(n_param, -law.alpha) + law.b * math.pow(n_token, -law.beta)
+    return law.e + law.a / n_param**law.alpha + law.b / n_token**law.beta
 
 
 def loss_estimate(n_param: float, n_token: float) -> Estimate:
     """The loss, with the other fits of the same data as its range."""
     law = _law(None)
-    values = [loss(n_param, n_token, other) for other in scaling_laws().values()]
+    values = [float(loss(n_param, n_token, other)) for other in scaling_laws().values()]
     return Estimate(
         name="loss",
-        value=loss(n_param, n_token, law),
+        value=float(loss(n_param, n_token, law)),
         unit="nat/token",
         formula=f"{law.e} + {law.a} / {short(n_param)}^{law.alpha} + {law.b} / {short(n_token)}^{law.beta}",
         sources=tuple(other.source for other in scaling_laws().values()),

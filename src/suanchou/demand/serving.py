@@ -20,6 +20,8 @@ __all__ = ["Load", "Served", "critical_batch", "replica", "serving", "step_s"]
 
 _MAX_CARD = 1024
 _PREFERRED_CARD = 8
+_LARGER = 4
+"""Replicas up to this many times the smallest possible are tried: more memory for caches may save cards in all."""
 FIRST = "first estimate: no queueing, scheduling or communication; perfect scaling inside a replica"
 
 
@@ -32,14 +34,16 @@ class Served:
     weight_byte : all weights.
     expert_byte : the routed experts' part of them.
     expert_share : share of the experts that one token visits (0 without experts).
-    flop_per_token : forward, at the mean context.
+    prefill_flop : forward FLOP per input token, its attention over the input so far.
+    decode_flop : forward FLOP per output token at the mean context.
     kv_byte : cache and states of one sequence at its mean length.
     """
 
     weight_byte: float
     expert_byte: float = 0.0
     expert_share: float = 0.0
-    flop_per_token: float
+    prefill_flop: float
+    decode_flop: float
     kv_byte: float
 
     def read_byte(self, batch: float) -> float:
@@ -83,7 +87,7 @@ class Load:
 def step_s(model: Served, batch: float, *, bandwidth_byte_per_s: float, flop_per_s: float) -> float:
     """Time of one decode step: the slower of reading (weights once, every sequence's cache) and computing."""
     read = (model.read_byte(batch) + batch * model.kv_byte) / bandwidth_byte_per_s
-    return max(read, batch * model.flop_per_token / flop_per_s)
+    return max(read, batch * model.decode_flop / flop_per_s)
 
 
 def critical_batch(accelerator: Accelerator, *, dtype: str, weight_byte: float = 2.0) -> float:
@@ -133,7 +137,7 @@ def replica(
         else:
             high = middle - 1
     step = step_s(model, low, **speeds)
-    prefill = load.input_token * model.flop_per_token / speeds["flop_per_s"]
+    prefill = load.input_token * model.prefill_flop / speeds["flop_per_s"]
     return _Replica(
         n_card=n_card, batch=low, step_s=step, prefill_s=prefill, request_s=prefill + load.output_token * step / low
     )
@@ -148,7 +152,7 @@ def _best(model: Served, load: Load, a: Accelerator, dtype: str, side: int, rate
 
     found: list[tuple[int, _Replica]] = []
     n_card = 1
-    while n_card <= _MAX_CARD and (n_card <= _PREFERRED_CARD or not found):
+    while n_card <= _MAX_CARD and (n_card <= _PREFERRED_CARD or not found or n_card <= _LARGER * found[0][1].n_card):
         one = replica(
             model, load, a, n_card, dtype=dtype, bandwidth=pick(bandwidth), compute=pick(compute), memory=memory.value
         )

@@ -92,18 +92,19 @@ def layer_backward(layer: Layer, d_model: int, shape: Shape) -> tuple[Operator, 
 
 
 def _embedding_steps(arch: Architecture, shape: Shape) -> Iterator[Step]:
-    """Gather rows of the table; learned positions are added, then normed, or projected to the model width.
+    """Gather rows of the table, project them to the model width where they are narrower, add learned positions, norm.
 
     Backward adds each token's gradient to its row.
     """
     width = arch.d_embed or arch.d_model
-    element = shape.token * width
     e = shape.element_byte
-    yield memory("embedding.gather", forward=2.0 * e * element, backward=element * (e + 2.0 * shape.gradient_byte))
-    if arch.n_position:
-        yield memory("embedding.position", forward=3.0 * e * element, backward=element * (e + 2.0 * shape.gradient_byte))
-    if arch.d_embed not in (None, arch.d_model):
+    scatter = e + 2.0 * shape.gradient_byte
+    yield memory("embedding.gather", forward=2.0 * e * shape.token * width, backward=scatter * shape.token * width)
+    if width != arch.d_model:
         yield gemm("embedding.project", shape, m=shape.token, n=float(arch.d_model), k=width)
+    if arch.n_position:
+        element = shape.token * arch.d_model
+        yield memory("embedding.position", forward=3.0 * e * element, backward=scatter * element)
     if arch.embedding_norm is not None and arch.embedding_norm.kind != "none":
         yield norm_step("embedding.norm", shape, token=shape.token_sp, width=float(arch.d_model), kind=arch.embedding_norm.kind)
 
@@ -118,7 +119,7 @@ def _head_steps(arch: Architecture, shape: Shape) -> Iterator[Step]:
     e = shape.element_byte
     if arch.final_norm is not None and arch.final_norm.kind != "none":
         yield norm_step("head.norm", shape, token=shape.token_sp, width=float(arch.d_model), kind=arch.final_norm.kind)
-    if arch.d_embed not in (None, arch.d_model):
+    if width != arch.d_model:
         yield gemm("head.project", shape, m=shape.token, n=float(width), k=arch.d_model)
     yield gemm("head.logits", shape, m=shape.token, n=arch.vocab / shape.tp, k=width)
     logits = shape.token * arch.vocab / shape.tp

@@ -155,6 +155,12 @@ def layer_time(problem: Problem, s: Strategy) -> LayerTime:
     return LayerTime(**sums)
 
 
+def _behind(problem: Problem, communication_s: Num, compute_s: Num) -> Num:
+    """Time that communication adds to compute it runs beside: what sticks out, and the cores it takes while it hides."""
+    hidden = np.minimum(communication_s, compute_s)
+    return communication_s - hidden + problem.eff.overlap_core_frac * hidden
+
+
 def _context_s(problem: Problem, layer: Layer, s: Strategy, shape: Shape, core_s: Num) -> tuple[Num, Num]:
     """Exposed exchange of one layer over CP, forward and backward.
 
@@ -164,8 +170,8 @@ def _context_s(problem: Problem, layer: Layer, s: Strategy, shape: Shape, core_s
     fabric, group = problem.fabric, problem.group(s.cp, s.tp)
     byte = shape.batch * problem.work.seq * _kv_width(layer, s.tp) * shape.element_byte
     ring = fabric.ring_s(byte, group)
-    hidden = problem.stack.overlap_context_parallel * core_s
-    exposed = np.maximum(ring - hidden, 0.0), np.maximum(2.0 * ring - 2.5 * hidden, 0.0)
+    window = problem.stack.overlap_context_parallel * core_s
+    exposed = _behind(problem, ring, window), _behind(problem, 2.0 * ring, 2.5 * window)
     mixer = layer.mixer
     if isinstance(mixer, Attention):
         outputs = shape.token * mixer.n_head * (mixer.d_head + mixer.d_v) / s.tp * shape.element_byte
@@ -220,8 +226,8 @@ def stage_time(
     recompute = s.selective * (1.0 - s.full_frac) * t.core + s.full_frac * t.forward
     tensor = t.tensor_forward + t.tensor_backward + s.full_frac * t.tensor_forward
     gather = _gather_per_layer_s(problem, s)
-    hidden = problem.stack.overlap_parameter_gather
-    exposed = np.maximum(gather - hidden * t.forward, 0.0) + np.maximum(gather - hidden * t.backward, 0.0)
+    overlap = problem.stack.overlap_parameter_gather
+    exposed = _behind(problem, gather, overlap * t.forward) + _behind(problem, gather, overlap * t.backward)
     kept = acts.none + (acts.selective - acts.none) * s.selective
     moved = s.offload_activation * (kept + (acts.full - kept) * s.full_frac)
     away = moved / problem.host_link_byte_per_s
@@ -308,8 +314,8 @@ def _gradient_reduce_s(problem: Problem, s: Strategy, slowest: StageTime) -> Num
     every = np.where(z >= 2, s.micro_batches(problem.work), 1.0)
     layers = stage_layers(problem.n_layer, s.pp, s.virtual).middle
     network_busy = np.where(z >= 3, layers * _gather_per_layer_s(problem, s), 0.0)
-    hidden = stack.overlap_gradient_reduce * np.maximum(slowest.backward + slowest.recompute - network_busy, 0.0)
-    exposed: Num = every * np.maximum(total - hidden, stack.bucket_frac * total)
+    window = stack.overlap_gradient_reduce * np.maximum(slowest.backward + slowest.recompute - network_busy, 0.0)
+    exposed: Num = every * np.maximum(_behind(problem, total, window), stack.bucket_frac * total)
     return exposed
 
 
@@ -322,7 +328,8 @@ def _parameter_gather_s(problem: Problem, s: Strategy, slowest: StageTime) -> Nu
         stride = _replicas(problem, s, expert=expert)[1]
         shards = shard_count(problem, s, expert=expert)
         total = total + fabric.ring_s(count * stack.weight_byte, problem.group(shards, stride))
-    exposed = np.maximum(total - stack.overlap_parameter_gather * slowest.forward, stack.bucket_frac * total)
+    behind = _behind(problem, total, stack.overlap_parameter_gather * slowest.forward)
+    exposed = np.maximum(behind, stack.bucket_frac * total)
     z = np.asarray(s.zero)
     gathered: Num = np.where((z >= 1) & (z < 3), exposed, 0.0)
     return gathered

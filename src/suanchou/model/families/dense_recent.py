@@ -236,12 +236,12 @@ def doge(config: Config) -> Architecture:
     mixer = attention(config, bias=bias, qk_norm="head")
     n_kv, d_value = mixer.n_kv_head, mixer.n_kv_head * mixer.d_head
     extra = [
-        Weight(name="attention.mask", shape=(n_kv,), role="attention", shard="kv"),
-        Weight(name="attention.dt", shape=(n_kv, d_value), role="attention", shard="kv"),
+        Weight(name="attention.mask", shape=(n_kv,), role="attention"),
+        Weight(name="attention.dt", shape=(n_kv, d_value), role="attention", shard="row"),
         Weight(name="residual.attention", shape=(d,), role="norm"),
         Weight(name="residual.mlp", shape=(d,), role="norm"),
     ]
     if bias:
-        extra.append(Weight(name="attention.dt.bias", shape=(n_kv,), role="attention", shard="kv"))
+        extra.append(Weight(name="attention.dt.bias", shape=(n_kv,), role="attention"))
     layer = Layer(mixer=mixer, ffn=mlp(config, bias=config.flag("mlp_bias")), norms=TWO_NORMS, extra=tuple(extra))
     return decoder(config, (layer,) * config.n_layer())
