@@ -65,7 +65,7 @@ _FILTERS: dict[str, tuple[str, ...]] = {
     "kind": ("kind", "scale_up_topology", "family", "domain"),
 }
 _NOT_ROWS = frozenset(
-    {"id", "name", "model", "region", "source", "link", "recalled", "notes", "price_note", "aliases", "sources"}
+    {"id", "name", "title", "model", "region", "source", "link", "recalled", "notes", "price_note", "aliases", "sources"}
 )
 """Columns that a single entry shows elsewhere: in its title, its remarks, its note or its sources."""
 
