@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from suanchou.cli._options import Command, OutputOptions, argument, catalog_option, command, option, output_options
+from suanchou.cli._options import Command, OutputOptions, argument, catalog_option, command, group, option, output_options
 from suanchou.cli._output import emit
 from suanchou.i18n import LANGUAGES, N_, _
 
@@ -22,7 +22,7 @@ class _Group(Command, click.Group):
             formatter.write_dl([(name, _(entry.help or "")) for name, entry in self.commands.items()])
 
 
-@click.group("catalog", cls=_Group, help=N_("What is known of accelerators, nodes, clusters, models, stacks and regions."))
+@group("catalog", cls=_Group, help=N_("What is known of accelerators, nodes, clusters, models, stacks and regions."))
 @option("--lang", type=click.Choice(tuple(LANGUAGES)), expose_value=False, help=N_("Language of help, tables and messages."))
 def catalog() -> None:
     """Carry the sub-commands."""
