@@ -11,6 +11,7 @@ from suanchou.demand.cards import Cards, card_time
 from suanchou.demand.data import (
     Constant,
     Optimizer,
+    Purpose,
     chosen,
     constant,
     listed,
@@ -199,6 +200,13 @@ def _answers(
     return found, warnings
 
 
+def _wanted(purpose: str, load: Load | None) -> Purpose:
+    wanted = chosen(purposes(), purpose, "purpose", "for")
+    if wanted.id == "serve" and load is None:
+        raise SpecError("serving needs a load", where="for serve", hint="say how many people use it: --users 1M")
+    return wanted
+
+
 def _timed(
     flop: Estimate, held: Estimate, one: Cards, *, site: Site, dtype: str | None, mfu: float | None, goodput: float | None
 ) -> Estimate:
@@ -272,10 +280,7 @@ def demand(
     MissingData : an accelerator lacks a value that is needed (only when ``strict``).
     Infeasible : an accelerator cannot serve the load (only when ``strict``).
     """
-    wanted = chosen(purposes(), purpose, "purpose", "for")
-    recipe = chosen(optimizers(), optimizer, "optimizer recipe", "optimizer")
-    if wanted.id == "serve" and load is None:
-        raise SpecError("serving needs a load", where="for serve", hint="say how many people use it: --users 1M")
+    wanted, recipe = _wanted(purpose, load), chosen(optimizers(), optimizer, "optimizer recipe", "optimizer")
     n_param, n_active, met = parameter_count(arch), active_parameter_count(arch), met_parameters(arch)
     n_trained, adapters = trained_count(arch, wanted, lora_rank, n_param)
     token = token_estimate(met, wanted, tokens or Tokens())
