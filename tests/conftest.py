@@ -1,4 +1,4 @@
-"""What tests of planning share."""
+"""No test sees the catalogue folder, language or colour settings of whoever runs it; what tests of planning share."""
 
 from __future__ import annotations
 
@@ -13,6 +13,13 @@ from suanchou.model.source import find_model
 from suanchou.training.problem import Problem
 from suanchou.training.stack import default_stack, stack
 from suanchou.training.workload import workload
+
+
+@pytest.fixture(autouse=True)
+def _own_settings(monkeypatch, tmp_path_factory):
+    for name in ("SUANCHOU_CATALOG", "SUANCHOU_LANG", "NO_COLOR", "FORCE_COLOR", "COLUMNS"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path_factory.getbasetemp() / "config"))
 
 
 @cache

@@ -137,7 +137,9 @@ class Fabric:
 
 
 def fabric(cluster: Cluster, eff: Efficiency) -> Fabric:
-    """The network of the first group of ``cluster`` as collectives see it.
+    """The network of the first group of ``cluster`` as collectives see it: its scale-up domain and the widest level.
+
+    A level between the two (islands joined over PCIe inside a node) is passed over as if it were the widest one.
 
     Where a node has islands, whatever leaves an island is priced as if it left the node.
 
