@@ -36,7 +36,8 @@ def test_every_candidate_is_counted_once(llama, found):
     assert found.refused[MEMORY] > 0
 
 
-def test_a_bounded_search_counts_what_it_did_not_price(llama, found):
+def test_a_bounded_search_counts_what_it_did_not_price(llama, found, monkeypatch):
+    monkeypatch.setattr(search_module, "CHUNK", 5_600)
     quick = search(llama, keep=2)
     assert quick.n_candidate == found.n_candidate
     assert quick.n_priced < found.n_priced
