@@ -26,11 +26,13 @@ from suanchou.i18n import LANGUAGES, N_, _, set_language, use_language
 __all__ = [
     "FORMATS",
     "Command",
+    "Group",
     "Option",
     "OutputOptions",
     "argument",
     "catalog_option",
     "command",
+    "group",
     "option",
     "output_options",
     "overrides_option",
@@ -74,6 +76,16 @@ class Command(click.Command):
         return found
 
 
+class Group(Command, click.Group):
+    """A group of sub-commands whose help and overview are translated when they are shown."""
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the overview: the first sentence of each sub-command's help."""
+        found = ((name, self.get_command(ctx, name)) for name in self.list_commands(ctx))
+        with formatter.section(_("Commands")):
+            formatter.write_dl([(name, _(sub.help or "")) for name, sub in found if sub is not None])
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OutputOptions:
     """Where the result goes and how it looks.
@@ -92,6 +104,11 @@ class OutputOptions:
 def command(name: str, *, help: str, **attrs: Any) -> Callable[[Callable[..., Any]], Command]:
     """Like ``click.command``; mark the help with ``N_``."""
     return click.command(name, cls=Command, help=help, **attrs)
+
+
+def group(name: str, *, help: str, **attrs: Any) -> Callable[[Callable[..., Any]], Group]:
+    """Like ``click.group``; mark the help with ``N_``."""
+    return click.group(name, cls=Group, help=help, **attrs)
 
 
 def option(*declarations: str, help: str, **attrs: Any) -> Callable[[F], F]:

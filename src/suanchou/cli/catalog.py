@@ -6,23 +6,14 @@ from pathlib import Path
 
 import click
 
-from suanchou.cli._options import Command, OutputOptions, argument, catalog_option, command, option, output_options
+from suanchou.cli._options import OutputOptions, argument, catalog_option, command, group, option, output_options
 from suanchou.cli._output import emit
-from suanchou.i18n import LANGUAGES, N_, _
+from suanchou.i18n import LANGUAGES, N_
 
 __all__ = ["catalog"]
 
 
-class _Group(Command, click.Group):
-    """A group whose help and list of commands are translated when shown."""
-
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write the sub-commands with the first sentence of their help."""
-        with formatter.section(_("Commands")):
-            formatter.write_dl([(name, _(entry.help or "")) for name, entry in self.commands.items()])
-
-
-@click.group("catalog", cls=_Group, help=N_("What is known of accelerators, nodes, clusters, models, stacks and regions."))
+@group("catalog", help=N_("What is known of accelerators, nodes, clusters, models, stacks and regions."))
 @option("--lang", type=click.Choice(tuple(LANGUAGES)), expose_value=False, help=N_("Language of help, tables and messages."))
 def catalog() -> None:
     """Carry the sub-commands."""

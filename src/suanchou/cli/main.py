@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import click
 
 from suanchou import __version__
-from suanchou.cli._options import Command, Option
+from suanchou.cli._options import Group, Option
 from suanchou.errors import Infeasible, SuanchouError
 from suanchou.i18n import DOMAIN, LANGUAGES, LOCALE_DIR, N_, _, language, language_from_environment, set_language
 
@@ -41,7 +41,7 @@ COMMANDS: dict[str, LazyCommand] = {
 }
 
 
-class LazyGroup(Command, click.Group):
+class LazyGroup(Group):
     """A group that lists its commands without importing them."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:

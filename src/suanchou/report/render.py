@@ -183,7 +183,7 @@ def _rich_table(table: Table) -> RenderableType:
     n_line = max(heading.count("\n") for heading in headings)
     for column, heading in zip(table.columns, headings, strict=True):
         bottom = "\n" * (n_line - heading.count("\n")) + heading
-        drawn.add_column(Text(bottom), justify=column.align, no_wrap=column.align == "right", overflow="fold")
+        drawn.add_column(Text(bottom), justify=column.align, no_wrap=column.align == "right" or column.whole, overflow="fold")
     for row in table.rows:
         drawn.add_row(*(Text(cell) for cell in row))
     title = [Text(_(table.title), style="bold")] if table.title else []
