@@ -209,29 +209,55 @@ def test_lightning() -> None:
     assert flop_per_token(arch, seq, attention="full", backward=False).value * BATCH * seq == pytest.approx(seen, rel=1e-12)
 
 
-MAMBA2 = {"state_size": 16, "n_groups": 2, "expand": 2, "num_heads": 4, "head_dim": 32}
+RECURRENT: dict[str, dict[str, Any]] = {
+    "mamba": {"state_size": 8, "intermediate_size": 128},
+    "mamba2": {"state_size": 16, "n_groups": 2, "num_heads": 4, "head_dim": 32},
+    "jamba": {"mamba_d_state": 8, "mamba_dt_rank": 12, "num_experts": 4},
+    "falcon_h1": {"mamba_d_state": 8, "mamba_n_heads": 4, "mamba_d_head": 32, "mamba_d_ssm": 128},
+    "zamba2": {
+        "layers_block_type": ["mamba", "hybrid", "mamba", "hybrid"],
+        "num_hidden_layers": 4,
+        "mamba_d_state": 16,
+        "n_mamba_heads": 4,
+        "mamba_ngroups": 2,
+        "adapter_rank": 5,
+        "num_mem_blocks": 1,
+        "attention_head_dim": 32,
+        "num_key_value_heads": 4,
+    },
+    "kimi_linear": {
+        **{name: LATENT[name] for name in ("kv_lora_rank", "qk_nope_head_dim", "qk_rope_head_dim", "v_head_dim")},
+        "num_key_value_heads": 4,
+        "num_hidden_layers": 4,
+        "linear_head_dim": 16,
+        "linear_num_heads": 4,
+        "num_local_experts": 8,
+    },
+    "recurrent_gemma": {
+        "block_types": ["recurrent", "attention"],
+        "lru_width": 48,
+        "head_dim": 16,
+        "attention_window_size": 16,
+    },
+    "lfm2": {"layer_types": ["conv", "full_attention", "conv"], "block_auto_adjust_ff_dim": False},
+}
 
 
-@pytest.mark.parametrize(
-    ("family", "values"),
-    [
-        ("mamba", {"state_size": 8, "intermediate_size": 128}),
-        ("mamba2", MAMBA2),
-        ("jamba", {"mamba_d_state": 8, "mamba_dt_rank": 12, "num_experts": 4}),
-        ("falcon_h1", {"mamba_d_state": 8, "mamba_n_heads": 4, "mamba_d_head": 32, "mamba_d_ssm": 128}),
-    ],
-)
-def test_state_space_projections(family: str, values: dict[str, Any]) -> None:
-    """The projections and convolutions of state-space models; their scans are element-wise in transformers' reference code."""
-    config = config_of(family, values)
+@pytest.mark.parametrize("family", RECURRENT)
+def test_projections_beside_a_scan(family: str) -> None:
+    """The projections and convolutions of models with a state; their scans are element-wise in transformers' reference code."""
+    config = config_of(family, RECURRENT[family])
     arch = ours(config)
     kernels, _ = counted(config, "eager")
     forward = flop_per_token(arch, SEQ, attention="full", backward=False)["forward"]
     roles = {child.name: child.value * BATCH * SEQ for child in forward.children}
-    # batched products (attention, experts, some of the scan) are counted in the other tests
+    # batched products (attention, experts, parts of scans) are counted in the other tests
     expected = sum(flop for role, flop in roles.items() if role not in {"attention_core", "scan", "experts"})
-    assert kernels["aten.mm"] == pytest.approx(expected, rel=1e-12)
-    kernel = next(m.conv_kernel for layer in arch.layers for m in (layer.mixer, layer.hybrid) if isinstance(m, StateSpace))
+    products = sum(kernels.get(f"aten.{kind}", 0) for kind in ("mm", "addmm", "baddbmm"))
+    assert products == pytest.approx(expected, rel=1e-12)
+    mixers = [mixer for layer in arch.layers for mixer in (layer.mixer, layer.hybrid)]
+    (kernel,) = {mixer.conv_kernel for mixer in mixers if isinstance(mixer, LinearAttention | StateSpace)}
+    # transformers pads both ends and drops what it convolved beyond the sequence
     convolved = operator_flop(arch, SEQ, ".conv") * (SEQ + kernel - 1) / SEQ
     assert kernels["aten.convolution"] == pytest.approx(convolved, rel=1e-12)
 

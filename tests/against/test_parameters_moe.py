@@ -228,7 +228,7 @@ def test_published_totals_and_active_parameters(model_type, values, total_b, act
     arch = read(model_type=model_type, **values)
     assert parameter_count(arch) / 1e9 == pytest.approx(total_b, rel=0.01)
     table = arch.vocab * arch.d_model / 1e9
-    assert active_b == pytest.approx(active_parameter_count(arch) / 1e9, rel=0.03, abs=2 * table)
+    assert active_b == pytest.approx(active_parameter_count(arch) / 1e9, rel=0.06, abs=2 * table)
 
 
 def test_structure_of_deepseek_v3():

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import pytest
-from parameter_oracle import check, make_config
+from parameter_oracle import check, counted_by_transformers, make_config
+
+from suanchou.errors import SpecError
+from suanchou.model.config import architecture_from_config
+from suanchou.model.parameters import parameter_count
 
 TEXT = {
     "hidden_size": 48,
@@ -108,3 +112,44 @@ def test_odd_small_configurations(model_type, values):
     arch = check(make_config(model_type, **values), "AutoModelForImageTextToText")
     assert arch.vision is not None
     assert arch.vision.n_layer >= 3
+
+
+def read(**values):
+    return architecture_from_config(values, name="x", where="config.json")
+
+
+def test_internvl_chat_is_internvl_under_other_names():
+    text, vision = {**TEXT, "model_type": "qwen2"}, {**CLIP, "norm_type": "rms_norm"}
+    config = make_config(
+        "internvl",
+        text_config=text,
+        vision_config={**vision, "attention_bias": True, "use_qk_norm": True},
+        tie_word_embeddings=False,
+    )
+    published = {"llm_config": text, "vision_config": {**vision, "qkv_bias": True, "qk_normalization": True}}
+    arch = read(model_type="internvl_chat", **published)
+    assert parameter_count(arch) == counted_by_transformers(config, "AutoModelForImageTextToText")
+
+
+def test_early_qwen2_vl_files_have_the_language_model_at_the_top():
+    vision = {**QWEN_VISION, "embed_dim": 24, "hidden_size": 48}
+    flat = read(model_type="qwen2_vl", **TEXT, vision_config={**vision, "model_type": "qwen2_vl"})
+    config = make_config("qwen2_vl", text_config=TEXT, vision_config=vision)
+    assert parameter_count(flat) == counted_by_transformers(config, "AutoModelForImageTextToText")
+
+
+@pytest.mark.parametrize(
+    ("values", "key"),
+    [
+        ({"model_type": "llava", "text_config": {"model_type": "nothing"}}, "text_config"),
+        ({"model_type": "llava", "vision_config": {"model_type": "nothing"}}, "vision_config: model_type"),
+        ({"model_type": "llava", "vision_config": {"patch_size": 500}}, "vision_config: patch_size"),
+        ({"model_type": "internvl", "vision_config": {"image_size": [1, 2, 3]}}, "vision_config: image_size"),
+        ({"model_type": "llama4", "vision_config": {"num_attention_heads": 7}}, "vision_config: num_attention_heads"),
+        ({"model_type": "qwen3_vl", "text_config": {"hidden_size": -1}}, "text_config: hidden_size"),
+    ],
+)
+def test_refusals_name_the_key(values, key):
+    with pytest.raises(SpecError) as refusal:
+        read(**values)
+    assert refusal.value.where == f"config.json: {key}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from functools import cache
+from importlib.resources import files
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -105,6 +106,37 @@ def test_a_mutated_configuration_is_read_or_refused(data):
     assert 0 <= parameter_count(arch, embedding=False) < total
     if arch.n_layer < 200:
         assert sum(weight.size for weight in weights(arch)) == total
+
+
+BUNDLED = sorted(files("suanchou.catalog").joinpath("data", "models").iterdir(), key=str)
+
+
+@st.composite
+def damaged(draw: st.DrawFn) -> dict[str, Any]:
+    """A published configuration with keys deleted, and others swapped for anything, at any depth of nesting."""
+    data = json.loads(draw(st.sampled_from(BUNDLED)).read_text(encoding="utf-8"))
+    for _ in range(draw(st.integers(1, 4))):
+        part = data
+        nested = [key for key, value in part.items() if isinstance(value, dict) and value]
+        if nested and draw(st.booleans()):
+            part = part[draw(st.sampled_from(nested))]
+        key = draw(st.sampled_from(sorted(part) or ["hidden_size"]))
+        if draw(st.booleans()):
+            part.pop(key, None)
+        else:
+            part[key] = draw(values(tuple(sorted(data) or ("hidden_size",))))
+    return data
+
+
+@settings(max_examples=300, deadline=None)
+@given(damaged())
+def test_a_damaged_published_configuration_is_read_or_refused(data):
+    refused = refusal(data)
+    if refused is None:
+        assert 0 < parameter_count(architecture_from_config(data, name="damaged")) <= MAX_PARAMETER
+    else:
+        assert str(refused.where).startswith("config.json")
+        assert refused.hint
 
 
 @settings(max_examples=100, deadline=None)

@@ -15,6 +15,7 @@ from suanchou.catalog.schema import DATA_DIR, KINDS, columns, kind_spec
 from suanchou.catalog.stacks import read_stacks
 from suanchou.catalog.tables import Row, read_models, read_rows, read_table
 from suanchou.errors import SpecError
+from suanchou.i18n import _
 
 __all__ = [
     "Catalogue",
@@ -143,7 +144,7 @@ class Catalogue:
         SpecError : a user's table has a column the built-in one lacks.
         """
         if name not in self._sides:
-            built_in = [cells for _, cells in read_rows(DATA_DIR / f"{name}.csv")]
+            built_in = [cells for _line, cells in read_rows(DATA_DIR / f"{name}.csv")]
             rows: list[dict[str, str]] = []
             for folder in reversed(self.layers):
                 path = folder / f"{name}.csv"
@@ -205,7 +206,11 @@ class Catalogue:
                 where=f"catalog/{kind}",
                 hint=self.nearest(name, kinds=(kind,)) or f"list them with: suanchou catalog list {kind}",
             )
-        return self._record(kind, found[0], note=f"{name!r} is read as {found[0]}: {found[1]}" if found[1] else "")
+        return self._record(
+            kind,
+            found[0],
+            note=_("{name!r} is read as {id}: {note}").format(name=name, id=found[0], note=found[1]) if found[1] else "",
+        )
 
     def _record(self, kind: str, name: str, *, note: str = "") -> Record:
         return build_record(kind, name, self._table(kind)[name], note=note)
@@ -223,7 +228,7 @@ class Catalogue:
 
     def _shown_names(self, kind: str) -> Iterator[str]:
         yield from self._table(kind)
-        yield from (alias for alias, _, _ in self._aliases_of(kind))
+        yield from (alias for alias, _name, _note in self._aliases_of(kind))
 
     def records(self, kind: str) -> tuple[Record, ...]:
         """Every entry of a kind, in file order."""

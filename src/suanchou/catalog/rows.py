@@ -9,6 +9,7 @@ from suanchou.catalog.schema import DATA_DIR, ColumnSpec, columns
 from suanchou.catalog.stacks import stack_cells
 from suanchou.catalog.tables import Row, parse_value, read_rows
 from suanchou.estimate import Grade
+from suanchou.i18n import _
 
 __all__ = ["build_record"]
 
@@ -20,7 +21,7 @@ UNPUBLISHED = "vendor has not published"
 def _cell_grades() -> dict[tuple[str, str, str], tuple[Grade, str]]:
     """Cells whose grade differs from that of their row: (kind, id, column) -> (grade, reason)."""
     rows = read_rows(DATA_DIR / "cell_grades.csv")
-    return {(row["kind"], row["id"], row["column"]): (row["grade"], row["reason"]) for _, row in rows}  # type: ignore[misc]
+    return {(row["kind"], row["id"], row["column"]): (row["grade"], row["reason"]) for _line, row in rows}  # type: ignore[misc]
 
 
 def _source_of(kind: str, row: Row) -> str:
@@ -71,11 +72,15 @@ def _grade(kind: str, spec: ColumnSpec, row: Row, *, unverified: bool) -> Grade:
 def _warnings(cells: dict[str, Cell], name: str, notes: str) -> list[str]:
     found = []
     if any(cell.unverified for cell in cells.values()):
-        found.append(f"{name}: UNVERIFIED: no document of the maker backs its figures")
+        found.append(_("{name}: UNVERIFIED: no document of the maker backs its figures").format(name=name))
     if any(cell.recalled for cell in cells.values()):
-        found.append(f"{name}: recalled: figures written from memory of the source, check them before relying on them")
+        found.append(
+            _("{name}: recalled: figures written from memory of the source, check them before relying on them").format(
+                name=name
+            )
+        )
     if UNPUBLISHED in notes:
-        found.append(f"{name}: the vendor has not published every figure; empty cells are unknown")
+        found.append(_("{name}: the vendor has not published every figure; empty cells are unknown").format(name=name))
     return found
 
 

@@ -8,6 +8,7 @@ from functools import cache
 from pathlib import Path
 
 from suanchou.errors import SpecError
+from suanchou.i18n import N_
 
 __all__ = ["DATA_DIR", "KINDS", "ColumnSpec", "KindSpec", "columns", "kind_spec"]
 
@@ -44,14 +45,14 @@ _EPOCH = "Data: Epoch AI, CC BY 4.0 (rows of 2026 in notable: Our World in Data,
 KINDS: dict[str, KindSpec] = {
     spec.name: spec
     for spec in (
-        KindSpec(name="accelerators", file="accelerators.csv", title="accelerator"),
-        KindSpec(name="nodes", file="nodes.csv", title="node"),
-        KindSpec(name="clusters", file="clusters.csv", title="cluster"),
-        KindSpec(name="models", file="models.csv", title="model"),
-        KindSpec(name="stacks", file="stacks.yaml", title="software stack"),
-        KindSpec(name="regions", file="electricity_and_cost.csv", title="region"),
-        KindSpec(name="notable", file="notable_models.csv", title="notable model", attribution=_EPOCH),
-        KindSpec(name="epoch", file="epoch_models.csv", title="model of the Epoch AI survey", attribution=_EPOCH),
+        KindSpec(name="accelerators", file="accelerators.csv", title=N_("accelerator")),
+        KindSpec(name="nodes", file="nodes.csv", title=N_("node")),
+        KindSpec(name="clusters", file="clusters.csv", title=N_("cluster")),
+        KindSpec(name="models", file="models.csv", title=N_("model")),
+        KindSpec(name="stacks", file="stacks.yaml", title=N_("software stack")),
+        KindSpec(name="regions", file="electricity_and_cost.csv", title=N_("region")),
+        KindSpec(name="notable", file="notable_models.csv", title=N_("notable model"), attribution=_EPOCH),
+        KindSpec(name="epoch", file="epoch_models.csv", title=N_("model of the Epoch AI survey"), attribution=_EPOCH),
     )
 }
 """Kinds by name, in the order they are listed."""

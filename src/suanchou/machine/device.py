@@ -7,6 +7,7 @@ from functools import cache
 
 from suanchou.catalog import Catalogue, Record, catalogue
 from suanchou.errors import MissingData, SpecError
+from suanchou.i18n import _
 from suanchou.machine.accelerator import Accelerator
 
 __all__ = ["accelerator", "training_dtype"]
@@ -104,7 +105,7 @@ def _peaks(source: Catalogue, record: Record, support: Mapping[str, tuple[str, s
                 warnings.append(f"{record.id}: {row['dtype']} {shown}: {row['reason']}")
     if "bf16" not in peaks and "fp16" in peaks and support.get("bf16", ("unknown", ""))[0] == "native":
         peaks["bf16"] = peaks["fp16"]
-        warnings.append(f"{record.id}: the bf16 rate is not published; the fp16 rate is taken for it")
+        warnings.append(_("{name}: the bf16 rate is not published; the fp16 rate is taken for it").format(name=record.id))
     return peaks, warnings
 
 
@@ -142,9 +143,13 @@ def _build(source: Catalogue, record: Record) -> Accelerator:
     peaks, notes = _peaks(source, record, support)
     warnings = [*record.warnings, *notes]
     if len(path) == 1:
-        warnings.append(f"{record.id}: belongs to no family (families.csv); figures of any {kind} are used for its efficiency")
+        warnings.append(
+            _("{name}: belongs to no family (families.csv); the efficiency of any {kind} is used").format(
+                name=record.id, kind=kind
+            )
+        )
     if dies > 1:
-        warnings.append(f"{record.id}: {dies} devices per package; a rank is one of them")
+        warnings.append(_("{name}: {n} devices per package; a rank is one of them").format(name=record.id, n=dies))
     return Accelerator(
         id=record.id,
         name=record.title,

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from suanchou.catalog import Catalogue, catalogue
 from suanchou.errors import MissingData, SpecError
+from suanchou.i18n import _
 from suanchou.machine.cluster import Cluster, Group, Node
 from suanchou.machine.device import dies_of
 from suanchou.machine.place import default_region, site
@@ -124,7 +125,11 @@ def argument(source: Catalogue, spec: str, *, where: str, files: bool = True) ->
 def _reading(source: Catalogue, kind: str, name: str) -> tuple[str, ...]:
     """What to mind about the way an ambiguous name was read."""
     found = source.resolve(kind, name)
-    return (f"{name!r} is read as {found[0]}: {found[1]}",) if found is not None and found[1] else ()
+    return (
+        (_("{name!r} is read as {id}: {note}").format(name=name, id=found[0], note=found[1]),)
+        if found is not None and found[1]
+        else ()
+    )
 
 
 def _unknown(source: Catalogue, name: str, *, where: str) -> SpecError:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from suanchou.catalog import Catalogue, catalogue
+from suanchou.i18n import _
 from suanchou.machine.cluster import Site
 
 __all__ = ["default_region", "site"]
@@ -40,4 +41,4 @@ def default_region(source: Catalogue, *, cluster_id: str, country: str, maker_co
         if country and row["country"] == country:
             return row["region"], row["note"]
     region = "CN" if "CN" in (country, maker_country) else "US"
-    return region, f"electricity of region {region} is assumed; choose another with --region"
+    return region, _("electricity of region {region} is assumed; choose another with --region").format(region=region)

@@ -7,6 +7,7 @@ from fnmatch import fnmatchcase
 
 from suanchou.catalog import Catalogue, Cell, Record, catalogue
 from suanchou.catalog.records import Value
+from suanchou.i18n import _
 from suanchou.machine.accelerator import Accelerator
 from suanchou.machine.cluster import Node, Tier, Topology
 from suanchou.machine.device import accelerator
@@ -59,7 +60,7 @@ def node_from_record(record: Record) -> Node:
     count, rate = record.number("nic_count"), record.number("nic_gbps_each")
     nic = None if count is None or rate is None else count * rate * 1e9 / 8
     if nic is None:
-        warnings.append(f"{record.id}: the network ports are not published; only one node can be planned")
+        warnings.append(_("{name}: the network ports are not published; only one node can be planned").format(name=record.id))
     storage, storage_rate = record.number("local_nvme_tb"), record.number("local_nvme_gb_s")
     memory = record.number("host_memory_gb")
     if device.kind == "cpu" and device.memory_byte is None and memory is not None:
@@ -92,7 +93,9 @@ def _tiers(
     topology = TOPOLOGIES[record.text("scale_up_topology") or "single"]
     if bandwidth is None and device.link_byte_per_s is not None and topology != "pcie" and domain > 1:
         bandwidth = device.link_byte_per_s
-        warnings.append(f"{record.id}: scale-up bandwidth is not published; that of the accelerator's link is taken")
+        warnings.append(
+            _("{name}: scale-up bandwidth is not published; that of the accelerator's link is taken").format(name=record.id)
+        )
     host = _host_tier(source, device, ranks)
     if domain > 1 and bandwidth is not None:
         latency, origin = link_latency(source, "scale-up", "pcie" if topology == "pcie" else device.link_name)
@@ -104,11 +107,15 @@ def _tiers(
     if ranks > 1 and host is not None:
         if domain > 1:
             warnings.append(
-                f"{record.id}: scale-up bandwidth is not published; the PCIe link to the host is taken, a lower bound"
+                _("{name}: scale-up bandwidth is not published; the PCIe link to the host is taken, a lower bound").format(
+                    name=record.id
+                )
             )
         return host, None
     if ranks > 1:
-        warnings.append(f"{record.id}: no link between its {ranks} devices is published; each is planned alone")
+        warnings.append(
+            _("{name}: no link between its {n} devices is published; each is planned alone").format(name=record.id, n=ranks)
+        )
     return _alone(device), None
 
 
@@ -160,7 +167,9 @@ def made_up_node(name: str) -> Node:
     }
     origin = template.get("source", "assumed: one device per node, without a network")
     cells = {column: Cell(value=value, source=origin, grade="assumed") for column, value in written.items()}
-    warning = f"{record.id}: no node of the catalogue has it; a node of {count} is assumed (node_templates.csv)"
+    warning = _("{name}: no node of the catalogue has it; a node of {n} is assumed (node_templates.csv)").format(
+        name=record.id, n=count
+    )
     return node_from_record(Record(kind="nodes", id=f"{record.id}-x{count}", cells=cells, warnings=(warning,)))
 
 
@@ -176,7 +185,10 @@ def part_of(whole: Node, ranks: int) -> Node:
         scale_up=_shrunk(whole.scale_up, ranks),
         inner=None if whole.inner is None or ranks <= whole.scale_up.size else replace(whole.inner, size=ranks),
         power_w=None if whole.power_w is None else whole.power_w * share,
-        warnings=(*whole.warnings, f"{whole.id}: {ranks} of its {whole.n_accelerator} devices are used"),
+        warnings=(
+            *whole.warnings,
+            _("{name}: {n} of its {total} devices are used").format(name=whole.id, n=ranks, total=whole.n_accelerator),
+        ),
     )
 
 

@@ -56,6 +56,7 @@ _ROLES = {
     "cross": "attention_projections",
     "embedding": "embedding",
     "head": "head",
+    "extra": "other",
 }
 
 

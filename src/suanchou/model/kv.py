@@ -70,9 +70,10 @@ def cross_kv_byte(arch: Architecture, encoder_seq: Num, element_byte: float = 2.
     """Bytes of the encoder's keys and values that every decoder layer keeps for a sequence of ``encoder_seq`` tokens."""
     total: Num = 0.0 * tp * encoder_seq
     for layer, n in distinct_layers(arch.layers):
-        if layer.cross is not None:
-            heads = kv_head_per_rank(layer.cross.n_kv_head, tp)
-            total = total + n * element_byte * heads * (layer.cross.d_head + layer.cross.d_v) * encoder_seq
+        for mixer in (layer.mixer, layer.cross):
+            if isinstance(mixer, Attention) and mixer.cross:
+                heads = kv_head_per_rank(mixer.n_kv_head, tp)
+                total = total + n * element_byte * heads * (mixer.d_head + mixer.d_v) * encoder_seq
     return total
 
 

@@ -4,7 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from suanchou.model.architecture import MLP, Architecture, Attention, LatentAttention, Layer, LinearAttention, Mixer, MoE
+from suanchou.model.architecture import (
+    MLP,
+    Architecture,
+    Attention,
+    LatentAttention,
+    Layer,
+    LinearAttention,
+    Mixer,
+    MoE,
+    Weight,
+)
 from suanchou.model.attention import attention_steps, norm_step
 from suanchou.model.feedforward import mlp_steps, moe_steps
 from suanchou.model.latent_attention import latent_attention_steps
@@ -49,6 +59,18 @@ def _mixers_steps(layer: Layer, d_model: int, shape: Shape) -> Iterator[Step]:
         yield from attention_steps(layer.cross, d_model, shape, prefix="cross")
 
 
+def _extra_steps(prefix: str, extra: Iterable[Weight], shape: Shape) -> Iterator[Step]:
+    """A matrix that no field describes multiplies every token once; tables, norms and idle weights multiply none."""
+    for weight in extra:
+        looked_up = weight.role in ("embedding", "position", "norm", "vision") or weight.name.endswith("position")
+        if len(weight.shape) != 2 or weight.idle or looked_up:
+            continue
+        n, k = weight.shape
+        column, row = (shape.tp if weight.shard == side else 1.0 for side in ("column", "row"))
+        rows = shape.token_sp if weight.shard == "replicated" else shape.token
+        yield gemm(f"{prefix}.{weight.name}", shape, m=rows, n=n / column, k=k / row)
+
+
 def _layer_steps(layer: Layer, d_model: int, shape: Shape) -> Iterator[Step]:
     names = _NORMS.get(len(layer.norms), tuple(str(i) for i in range(len(layer.norms))))
     norms = [
@@ -69,6 +91,7 @@ def _layer_steps(layer: Layer, d_model: int, shape: Shape) -> Iterator[Step]:
         yield from mlp_steps(layer.ffn, d_model, shape)
     elif isinstance(layer.ffn, MoE):
         yield from moe_steps(layer.ffn, d_model, shape)
+    yield from _extra_steps("extra", layer.extra, shape)
     if layer.ffn is not None:
         yield memory("residual.ffn", forward=3.0 * stream, backward=3.0 * stream)
 
@@ -110,7 +133,7 @@ def _embedding_steps(arch: Architecture, shape: Shape) -> Iterator[Step]:
 
 
 def _head_steps(arch: Architecture, shape: Shape) -> Iterator[Step]:
-    """Final norm, logits over ``vocab / tp``, cross-entropy.
+    """Final norm, what the family adds, logits over ``vocab / tp``, cross-entropy.
 
     Fused loss: one pass over the logits forward; one read and one write backward. Unfused: upcast to fp32, log-softmax, pick;
     and back.
@@ -121,6 +144,7 @@ def _head_steps(arch: Architecture, shape: Shape) -> Iterator[Step]:
         yield norm_step("head.norm", shape, token=shape.token_sp, width=float(arch.d_model), kind=arch.final_norm.kind)
     if width != arch.d_model:
         yield gemm("head.project", shape, m=shape.token, n=float(width), k=arch.d_model)
+    yield from _extra_steps("head", arch.extra, shape)
     yield gemm("head.logits", shape, m=shape.token, n=arch.vocab / shape.tp, k=width)
     logits = shape.token * arch.vocab / shape.tp
     if shape.fused:

@@ -65,9 +65,13 @@ _FILTERS: dict[str, tuple[str, ...]] = {
     "kind": ("kind", "scale_up_topology", "family", "domain"),
 }
 _NOT_ROWS = frozenset(
-    {"id", "name", "model", "region", "source", "link", "recalled", "notes", "price_note", "aliases", "sources"}
+    {"id", "name", "title", "model", "region", "source", "link", "recalled", "notes", "price_note", "aliases", "sources"}
 )
 """Columns that a single entry shows elsewhere: in its title, its remarks, its note or its sources."""
+
+
+_GRADES = (N_("exact"), N_("measured"), N_("fitted"), N_("datasheet"), N_("derived"), N_("assumed"))
+"""Evidence grades as they are printed."""
 
 
 def shown(cell: Cell | None) -> str:
@@ -133,7 +137,6 @@ def catalog_list(
         rows[:top] if top else rows,
         total=len(found),
         inputs={"kind": spec.name, **wanted} | ({"top": top} if top else {}),
-        title=spec.name,
     )
 
 
@@ -153,8 +156,8 @@ def _families(top: int | None) -> Report:
     )
 
 
-def _list_report(kind: str, records: Sequence[Record], *, total: int, inputs: dict[str, Any], title: str) -> Report:
-    table = _list_table(kind, records, title)
+def _list_report(kind: str, records: Sequence[Record], *, total: int, inputs: dict[str, Any]) -> Report:
+    table = _list_table(kind, records)
     return Report(
         kind="catalog.list",
         inputs=inputs,
@@ -162,13 +165,13 @@ def _list_report(kind: str, records: Sequence[Record], *, total: int, inputs: di
             "count": len(records),
             "entries": [{"id": r.id, **{name: cell.value for name, cell in r.cells.items()}} for r in records],
         },
-        headline=_("{n} of {total} entries").format(n=len(records), total=total),
+        headline=_("{kind}: {n} of {total} entries").format(kind=kind, n=len(records), total=total),
         tables=(table,),
         sources=tuple(filter(None, (KINDS[kind].attribution,))),
     )
 
 
-def _list_table(kind: str, records: Sequence[Record], title: str) -> Table:
+def _list_table(kind: str, records: Sequence[Record]) -> Table:
     names = [name for name in LISTED[kind] if any(name in record.cells for record in records)]
     columns = [Column(name=N_("id"), align="left", whole=kind not in ("notable", "epoch"))]
     for name in names:
@@ -181,7 +184,7 @@ def _list_table(kind: str, records: Sequence[Record], title: str) -> Table:
         rows.append((_marked(record), *cells))
     note = _("- is unknown; * recalled; ! UNVERIFIED: see catalog show") if records else ""
     note = " · ".join(filter(None, (note, KINDS[kind].attribution)))
-    return Table(title=title, columns=tuple(columns), rows=tuple(rows), note=note, main=True)
+    return Table(title="", columns=tuple(columns), rows=tuple(rows), note=note, main=True)
 
 
 def _marked(record: Record) -> str:

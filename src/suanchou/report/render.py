@@ -210,13 +210,13 @@ class _Drawn:
             widths.append(max(widest, *(cell_len(line) for line in headings[-1].split("\n"))))
             words = (cell_len(word) for cell in [*cells, headings[-1]] for word in cell.split())
             # In a column of numbers only the heading wraps: 0 keeps the whole width.
-            least.append(max(words, default=1) if left else 0)
+            least.append(max(words, default=1) if left and not column.whole else 0)
         room = options.max_width - _GAP * (len(widths) - 1)
         n_line = max(heading.count("\n") for heading in headings)
         for column, heading, width in zip(self.table.columns, headings, _fitted(widths, least, room), strict=True):
             bottom = "\n" * (n_line - heading.count("\n")) + heading
-            right = column.align == "right"
-            drawn.add_column(Text(bottom), justify=column.align, width=width, no_wrap=right, overflow="fold")
+            no_wrap = column.align == "right" or column.whole
+            drawn.add_column(Text(bottom), justify=column.align, width=width, no_wrap=no_wrap, overflow="fold")
         for row in self.table.rows:
             drawn.add_row(*(Text(cell) for cell in row))
         yield drawn

@@ -201,7 +201,7 @@ def bailing_hybrid(config: Config) -> Architecture:
         for kind, has in zip(kinds, dense_first(config, n_layer, default=2), strict=True)
     ]
     position = config.count("model_max_length", "max_position_embeddings", default=262144)
-    return decoder(config, layers, max_position=position, **next_token_head(config, layers[-1], "num_nextn_predict_layers"))
+    return decoder(config, layers, max_position=position)
 
 
 @family("olmo_hybrid")

@@ -51,7 +51,7 @@ def minimax_m2(config: Config) -> Architecture:
     config = with_defaults(config, **usual)
     moe = experts(config, mlp(config), default=256, score_bias=True)
     layer = Layer(mixer=attention(config, qk_norm="full"), ffn=moe, norms=TWO_NORMS)
-    return _uniform(config, layer, **next_token_head(config, layer, "num_mtp_modules"))
+    return _uniform(config, layer)
 
 
 @family("olmoe", "flex_olmo")
@@ -303,4 +303,4 @@ def ernie4_5_moe(config: Config) -> Architecture:
         Layer(mixer=mixer, ffn=moe if (i + 1) % step == 0 and first <= i <= last else mlp(config, bias=bias), norms=TWO_NORMS)
         for i in range(n_layer)
     ]
-    return decoder(config, layers, head_bias=bias, **next_token_head(config, layers[-1], *MTP_KEYS))
+    return decoder(config, layers, head_bias=bias)

@@ -8,6 +8,7 @@ from typing import Any
 from suanchou.model.architecture import Architecture, Layer, Norm, Weight
 from suanchou.model.config import Config, family, section_architecture
 from suanchou.model.families.blocks import (
+    EXPERT_KEYS,
     attention,
     decoder,
     dense_first,
@@ -25,17 +26,16 @@ TWO_NORMS = (Norm(), Norm())
 
 @family("deepseek")
 def deepseek_moe(config: Config) -> Architecture:
-    """DeepSeekMoE 16B: fine-grained experts and shared ones behind ordinary attention."""
+    """DeepSeekMoE 16B: fine-grained experts and shared ones behind ordinary attention; without a count of experts, dense."""
     config = with_defaults(config, **sizes(102400, 4096, 11008, 30, 32, 32, 2048, moe_intermediate_size=1407))
     n_layer, n_shared = config.n_layer(), config.count("n_shared_experts", default=0, zero=True)
-    moe = experts(
-        config,
-        mlp(config, "moe_intermediate_size"),
-        shared=mlp(config, "moe_intermediate_size", times=n_shared) if n_shared else None,
-    )
     mixer = attention(config, bias=config.flag("attention_bias"))
-    layers = [Layer(mixer=mixer, ffn=moe if has else mlp(config), norms=TWO_NORMS) for has in dense_first(config, n_layer)]
-    return decoder(config, layers)
+    dense = Layer(mixer=mixer, ffn=mlp(config), norms=TWO_NORMS)
+    if not any(key in config for key in EXPERT_KEYS):
+        return decoder(config, (dense,) * n_layer)
+    shared = mlp(config, "moe_intermediate_size", times=n_shared) if n_shared else None
+    sparse = replace(dense, ffn=experts(config, mlp(config, "moe_intermediate_size"), shared=shared))
+    return decoder(config, [sparse if has else dense for has in dense_first(config, n_layer)])
 
 
 @family("PanguProMoE")

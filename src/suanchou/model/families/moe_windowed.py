@@ -13,7 +13,6 @@ from suanchou.model.families.blocks import (
     experts,
     layer_numbers,
     mlp,
-    next_token_head,
     one_per_layer,
     sizes,
     sliding_or_full,
@@ -119,7 +118,7 @@ def exaone_moe(config: Config) -> Architecture:
         Layer(mixer=attention(config, window=window, qk_norm="head"), ffn=moe if has else mlp(config), norms=TWO_NORMS)
         for window, has in zip(windows, dense_first(config, n_layer, default=1), strict=True)
     ]
-    return decoder(config, layers, **next_token_head(config, layers[-1], "num_nextn_predict_layers"))
+    return decoder(config, layers)
 
 
 def _exaone_pattern(config: Config, n_layer: int) -> list[bool]:
@@ -167,7 +166,7 @@ def mimo_v2_flash(config: Config) -> Architecture:
         )
         for window, has in zip(windows, dense_first(config, n_layer, default=1), strict=True)
     ]
-    return decoder(config, layers, **next_token_head(config, layers[-1], "num_nextn_predict_layers"))
+    return decoder(config, layers)
 
 
 @family("longcat_flash")

@@ -154,6 +154,16 @@ def internvl(config: Config) -> Architecture:
     return _multimodal(config, arch, projector)
 
 
+@family("internvl_chat")
+def internvl_chat(config: Config) -> Architecture:
+    """InternVL under the names of its own code: the language model in ``llm_config``."""
+    names = {"qkv_bias": "attention_bias", "qk_normalization": "use_qk_norm"}
+    vision, text = config.section("vision_config").with_defaults({}, names), config.section("llm_config")
+    parts = {"vision_config": {**vision.data, "model_type": "internvl_vision"}, "text_config": text.data}
+    arch = internvl(config.replaced(model_type="internvl", tie_word_embeddings=text.flag("tie_word_embeddings"), **parts))
+    return replace(arch, name="internvl_chat", family="internvl_chat")
+
+
 @family("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe", "qwen3_5", "qwen3_5_moe", "glm4v", "glm4v_moe")
 def qwen_vl(config: Config) -> Architecture:
     """Qwen2-VL to Qwen3.5 and GLM-4.1V to 4.5V: the projector is the last part of the encoder."""
