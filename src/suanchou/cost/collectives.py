@@ -137,7 +137,9 @@ class Fabric:
 
 
 def fabric(cluster: Cluster, eff: Efficiency) -> Fabric:
-    """The network of the first group of ``cluster`` as collectives see it.
+    """The network of the first group of ``cluster`` as collectives see it: its scale-up domain and the widest level.
+
+    A level between the two (islands joined over PCIe inside a node) is passed over as if it were the widest one.
 
     Raises
     ------
@@ -153,7 +155,7 @@ def fabric(cluster: Cluster, eff: Efficiency) -> Fabric:
         )
     return Fabric(
         inner=tiers[0],
-        outer=tiers[1] if len(tiers) > 1 else None,
+        outer=tiers[-1] if len(tiers) > 1 else None,
         inner_frac=eff.scale_up_frac,
         outer_frac=eff.scale_out_frac,
         launch_s=eff.collective_launch_s,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -10,6 +11,7 @@ from suanchou.demand.cards import Cards, card_time
 from suanchou.demand.data import (
     Constant,
     Optimizer,
+    Purpose,
     chosen,
     constant,
     listed,
@@ -198,6 +200,21 @@ def _answers(
     return found, warnings
 
 
+def _wanted(purpose: str, load: Load | None) -> Purpose:
+    wanted = chosen(purposes(), purpose, "purpose", "for")
+    if wanted.id == "serve" and load is None:
+        raise SpecError("serving needs a load", where="for serve", hint="say how many people use it: --users 1M")
+    return wanted
+
+
+def _timed(
+    flop: Estimate, held: Estimate, one: Cards, *, site: Site, dtype: str | None, mfu: float | None, goodput: float | None
+) -> Estimate:
+    """Card time of a training on one kind of card, with the fewest that hold its state."""
+    need = card_time(flop, one, site=site, dtype=dtype, mfu=_mfu(one, mfu), goodput=_share("goodput", goodput))
+    return _with_least_cards(one, held, need)
+
+
 def _with_least_cards(one: Cards, held: Estimate, need: Estimate) -> Estimate:
     """``need`` with the fewest cards whose memory holds what training keeps."""
     memory = one.accelerator.memory_byte
@@ -213,6 +230,15 @@ def _with_least_cards(one: Cards, held: Estimate, need: Estimate) -> Estimate:
         grade="datasheet",
     )
     return replace(need, children=(*need.children, least))
+
+
+def _rank_states(n_trained: int, recipe: Optimizer) -> tuple[Estimate, ...]:
+    """The training state of one rank, for each usual number of ranks and each ZeRO stage."""
+    return tuple(
+        replace(zero_estimate(n_trained, recipe, zero=zero, n_rank=n_rank), name=f"zero{zero}_r{n_rank}")
+        for n_rank in listed("zero_ranks")
+        for zero in ZERO_STAGES
+    )
 
 
 def demand(
@@ -254,10 +280,7 @@ def demand(
     MissingData : an accelerator lacks a value that is needed (only when ``strict``).
     Infeasible : an accelerator cannot serve the load (only when ``strict``).
     """
-    wanted = chosen(purposes(), purpose, "purpose", "for")
-    recipe = chosen(optimizers(), optimizer, "optimizer recipe", "optimizer")
-    if wanted.id == "serve" and load is None:
-        raise SpecError("serving needs a load", where="for serve", hint="say how many people use it: --users 1M")
+    wanted, recipe = _wanted(purpose, load), chosen(optimizers(), optimizer, "optimizer recipe", "optimizer")
     n_param, n_active, met = parameter_count(arch), active_parameter_count(arch), met_parameters(arch)
     n_trained, adapters = trained_count(arch, wanted, lora_rank, n_param)
     token = token_estimate(met, wanted, tokens or Tokens())
@@ -266,21 +289,14 @@ def demand(
     states = tuple(state_estimate(n_trained, item) for item in _first(recipe, optimizers().values()))
     held = held_estimate(n_param, states[0], wanted)
 
-    def timed(one: Cards) -> Estimate:
-        need = card_time(model_flop, one, site=site, dtype=dtype, mfu=_mfu(one, mfu), goodput=_share("goodput", goodput))
-        return _with_least_cards(one, held, need)
-
+    timed = functools.partial(_timed, model_flop, held, site=site, dtype=dtype, mfu=mfu, goodput=goodput)
     times, warnings = _answers(cards if wanted.id != "serve" else (), timed, strict=strict)
     served: list[Estimate] = []
     if load is not None:
-        model = served_model(arch, load, weight_format)
+        price = functools.partial(serving, served_model(arch, load, weight_format), load, site=site, dtype=dtype)
         # A card named for its card time only, such as a bare rate, need not be able to serve.
         alone = wanted.id == "serve"
-
-        def priced(one: Cards) -> Estimate:
-            return serving(model, load, one, site=site, dtype=dtype)
-
-        served, notes = _answers(cards, priced, strict=strict and alone, required=alone)
+        served, notes = _answers(cards, price, strict=strict and alone, required=alone)
         warnings += notes
     return Demand(
         model=arch.name,
@@ -296,11 +312,7 @@ def demand(
         weights=tuple(weight_estimate(n_param, item) for item in weight_formats().values()),
         state=states,
         held=held,
-        rank_state=tuple(
-            replace(one, name=f"{one.name}_r{n_rank}")
-            for n_rank in listed("zero_ranks")
-            for one in (zero_estimate(n_trained, recipe, zero=zero, n_rank=n_rank) for zero in ZERO_STAGES)
-        ),
+        rank_state=_rank_states(n_trained, recipe),
         checkpoint=checkpoint_estimate(n_trained, recipe),
         kv=_kv(arch),
         loss=loss_estimate(met, token.value) if wanted.id == "pretrain" else None,

@@ -168,6 +168,22 @@ def _best(model: Served, load: Load, a: Accelerator, dtype: str, side: int, rate
     return min(found, key=lambda pair: pair[0])
 
 
+def _per_million(cards: Cards, n_card: int, million_per_day: float, site: Site) -> list[Estimate]:
+    """Rent and energy of a million output tokens, where they are known."""
+    found = []
+    rent = cards.accelerator.rent_usd_per_h
+    if rent is not None:
+        text = f"{n_card} * 24 h * {rent} USD / {short(million_per_day)} million tokens"
+        value = n_card * 24 * rent / million_per_day
+        found.append(Estimate(name="usd_per_million", value=value, unit="usd", formula=text, grade="assumed"))
+    power = cards.power_w if cards.power_w is not None else cards.accelerator.tdp_w
+    if power is not None:
+        text = f"{n_card} * 86400 s * {short(power)} W * PUE {site.pue} / {short(million_per_day)} million tokens"
+        value = n_card * 86_400.0 * power * site.pue / million_per_day
+        found.append(Estimate(name="energy_per_million", value=value, unit="j", formula=text, grade="assumed"))
+    return found
+
+
 def serving(model: Served, load: Load, cards: Cards, *, site: Site, dtype: str | None = None) -> Estimate:
     """Cards that serve the busiest hour, with the replica, its batch, and the cost per million output tokens below.
 
@@ -215,15 +231,7 @@ def serving(model: Served, load: Load, cards: Cards, *, site: Site, dtype: str |
             name="prefill", value=one.prefill_s, unit="s", formula="input tokens * FLOP per token / rate", grade="assumed"
         ),
     ]
-    if a.rent_usd_per_h is not None:
-        text = f"{n_card} * 24 h * {a.rent_usd_per_h} USD / {short(per_day)} million tokens"
-        value = n_card * 24 * a.rent_usd_per_h / per_day
-        children.append(Estimate(name="usd_per_million", value=value, unit="usd", formula=text, grade="assumed"))
-    power = cards.power_w if cards.power_w is not None else a.tdp_w
-    if power is not None:
-        text = f"{n_card} * 86400 s * {short(power)} W * PUE {site.pue} / {short(per_day)} million tokens"
-        value = n_card * 86_400.0 * power * site.pue / per_day
-        children.append(Estimate(name="energy_per_million", value=value, unit="j", formula=text, grade="assumed"))
+    children += _per_million(cards, n_card, per_day, site)
     return Estimate(
         name=a.id,
         value=float(n_card),
