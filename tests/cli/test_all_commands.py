@@ -95,10 +95,8 @@ def test_every_number_has_a_path_that_explain_finds(suanchou, tmp_path, words):
     "words", [["demand"], ["plan"], ["catalog"], ["catalog", "list"], ["catalog", "show"], ["catalog", "search"]]
 )
 def test_help_of_a_command_imports_nothing_heavy(words):
-    code = (
-        f"import sys; from suanchou.cli.main import run; run({[*words, '--help']!r}); "
-        f"print([m for m in {HEAVY!r} if m in sys.modules])"
-    )
+    run_it = f"from suanchou.cli.main import run; run({[*words, '--help']!r})"
+    code = f"import sys; {run_it}; print([name for name in {HEAVY!r} if name in sys.modules])"
     env = os.environ | {"PYTHONPATH": SRC}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=env, timeout=120)
     assert done.stdout.splitlines()[-1] == "[]"
