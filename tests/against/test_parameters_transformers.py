@@ -209,6 +209,7 @@ def test_small_configuration(model_type, case):
 
 TWINS = {
     "internlm": ("llama", {"bias": True}, {"attention_bias": True}),
+    "PanguEmbedded": ("llama", {"bias": True, "tie_word_embeddings": False}, {"attention_bias": True}),
     "xverse": ("llama", {}, {}),
     "aquila": ("llama", {}, {}),
     "minicpm": ("llama", {"tie_word_embeddings": False}, {}),

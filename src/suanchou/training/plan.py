@@ -14,15 +14,15 @@ from suanchou.estimate import Estimate
 from suanchou.machine import training_dtype
 from suanchou.machine.cluster import Cluster
 from suanchou.model.architecture import Architecture
-from suanchou.model.flop import executed_flop_per_token, flop_per_token
 from suanchou.model.parameters import parameter_count
-from suanchou.training.explain import explain_memory, explain_step, step_parts, verdict
+from suanchou.training.explain import step_parts, verdict
+from suanchou.training.price import price, tables_of
 from suanchou.training.problem import Problem
 from suanchou.training.run import run_estimates
-from suanchou.training.search import Candidate, Found, Tables, search, tables
+from suanchou.training.search import Candidate, Found, search
 from suanchou.training.stack import Stack, default_stack
 from suanchou.training.stack import stack as stack_named
-from suanchou.training.strategy import LAYOUT_FIELDS, Options, Strategy, divisors
+from suanchou.training.strategy import Options, Strategy, divisors
 from suanchou.training.time import step_time
 from suanchou.training.workload import Objective, workload
 
@@ -188,54 +188,6 @@ def _why(best: dict[str, float], other: dict[str, float], most: int = 3) -> tupl
     return tuple((name, share) for name, share in extra[:most] if share > 0.001)
 
 
-def _utilisation(problem: Problem, s: Strategy, step_s: float, n_rank: int) -> Estimate:
-    work = problem.work
-    peak = problem.accelerator.peak("fp8" if s.fp8 else work.dtype) * n_rank
-    has_mtp = bool(work.arch.mtp)
-    model = flop_per_token(work.arch, work.seq, mtp=has_mtp)
-    kind = "full" if s.full_frac else "selective" if s.selective else "none"
-    attention = "flash" if problem.stack.attention == "flash" else "eager"
-    executed = executed_flop_per_token(work.arch, work.seq, recompute=kind, attention=attention, mtp=has_mtp)  # type: ignore[arg-type]
-    again = float(s.full_frac) * executed["recompute"].value if s.full_frac else executed["recompute"].value
-    hardware = executed.value - executed["recompute"].value + again
-    token_per_s = work.batch_token / step_s
-
-    def share(name: str, flop: float, what: str) -> Estimate:
-        return Estimate(
-            name=name,
-            value=flop * token_per_s / peak,
-            unit="frac",
-            formula=f"{flop:.6g} {what} FLOP per token * {token_per_s:.6g} tokens/s / ({n_rank} * {peak / n_rank:.6g} FLOP/s)",
-            sources=problem.accelerator.sources,
-        )
-
-    mfu = share("mfu", model.value, "model (causal)")
-    return Estimate(
-        name="utilisation",
-        value=mfu.value,
-        unit="frac",
-        formula="model FLOP utilisation, causal attention counted once",
-        children=(
-            mfu,
-            share("hfu", hardware, "executed (recomputation and flash backward counted)"),
-            Estimate(
-                name="token_rate",
-                value=token_per_s / n_rank,
-                unit="token/s",
-                formula=f"{work.batch_token} tokens / {step_s:.6g} s / {n_rank} ranks",
-            ),
-            replace(model, name="model_flop_per_token"),
-        ),
-    )
-
-
-def _one(problem: Problem, s: Strategy) -> Tables:
-    """Layer prices of one strategy."""
-    return tables(
-        problem, Strategy(**{name: np.atleast_1d(np.asarray(getattr(s, name), dtype=float)) for name in LAYOUT_FIELDS})
-    )
-
-
 def plan(
     arch: Architecture,
     cluster: Cluster,
@@ -305,16 +257,15 @@ def plan(
 
 def _answer(problem: Problem, n_rank: int, found: Found, q: _Question, software: Stack) -> Plan:
     best = found.best[0].strategy
-    table = _one(problem, best)
-    step = explain_step(problem, best, table.time, table.activation)
-    memory = explain_memory(problem, best, table.activation)
+    priced = price(problem, best)
+    step, memory = priced.step, priced.memory
     run = run_estimates(problem, step.value, n_rank, goodput=q.goodput, usd_per_accelerator_h=q.usd_per_accelerator_h)
     estimate = Estimate(
         name="training",
         value=run[0].value,
         unit="s",
         formula="wall time of the whole run",
-        children=(step, memory, _utilisation(problem, best, step.value, n_rank), *run),
+        children=(step, memory, priced.utilisation, *run),
     )
     parts = {child.name: child.value for child in step.children}
     rivals = tuple(_rival(problem, parts, rival) for rival in found.best[1 : q.keep + 1])
@@ -334,7 +285,7 @@ def _answer(problem: Problem, n_rank: int, found: Found, q: _Question, software:
 
 
 def _rival(problem: Problem, best: dict[str, float], rival: Candidate) -> Rival:
-    table = _one(problem, rival.strategy)
+    table = tables_of(problem, rival.strategy)
     other = step_parts(step_time(problem, rival.strategy, table.time, table.activation))
     return Rival(rival, rival.step_s / sum(best.values()) - 1.0, _why(best, other))
 

@@ -13,11 +13,11 @@ TWO_NORMS = (Norm(), Norm())
 LAYER_NORM = Norm(kind="layer", bias=True)
 
 
-@family("internlm", "internlm2", "xverse", "aquila", "minicpm", "orion")
+@family("internlm", "internlm2", "xverse", "aquila", "minicpm", "orion", "PanguEmbedded")
 def llama_like(config: Config) -> Architecture:
-    """InternLM 1 and 2, XVERSE, Aquila 1 and 2, MiniCPM 1 and 2, Orion: LLaMA with small differences.
+    """InternLM 1 and 2, XVERSE, Aquila 1 and 2, MiniCPM 1 and 2, Orion, openPangu Embedded: LLaMA with small differences.
 
-    InternLM puts biases on all four attention projections under ``bias``; Orion's norms are LayerNorm.
+    InternLM and openPangu put biases on all four attention projections under ``bias``; Orion's norms are LayerNorm.
     """
     model_type = config.text("model_type")
     usual = {
@@ -27,9 +27,10 @@ def llama_like(config: Config) -> Architecture:
         "aquila": sizes(100008, 4096, 11008, 32, 32, None, 2048),
         "minicpm": sizes(32000, 4096, 11008, 32, 32, None, 2048, tie_word_embeddings=True),
         "orion": sizes(84608, 4096, 15360, 40, 40, 40, 4096),
+        "PanguEmbedded": sizes(153376, 4096, 12800, 34, 32, 8, 32768, bias=True),
     }[model_type]
     config = with_defaults(config, **usual)
-    bias = config.flag("bias") if model_type.startswith("internlm") else config.flag("attention_bias")
+    bias = config.flag("bias") if "bias" in usual else config.flag("attention_bias")
     norm = LAYER_NORM if model_type == "orion" else Norm()
     layer = Layer(mixer=attention(config, bias=bias), ffn=mlp(config), norms=(norm, norm))
     return decoder(config, (layer,) * config.n_layer(), final_norm=norm)
