@@ -11,6 +11,7 @@ import numpy as np
 
 from suanchou.errors import Infeasible
 from suanchou.estimate import Estimate
+from suanchou.i18n import _
 from suanchou.machine import training_dtype
 from suanchou.machine.cluster import Cluster
 from suanchou.model.architecture import Architecture
@@ -50,6 +51,7 @@ class Plan:
     strategy: Strategy
     estimate: Estimate
     verdict: str
+    fullest_stage: str
     limit: tuple[tuple[str, float], ...]
     rivals: tuple[Rival, ...]
     found: Found
@@ -276,6 +278,7 @@ def _answer(problem: Problem, n_rank: int, found: Found, q: _Question, software:
         strategy=best,
         estimate=estimate,
         verdict=verdict(problem, memory),
+        fullest_stage=priced.fullest_stage,
         limit=tuple(item for item in limit if item[1] > 0.01)[:4],
         rivals=rivals,
         found=found,
@@ -306,14 +309,18 @@ def _assumptions(problem: Problem, run: Iterable[Estimate], q: _Question) -> tup
 
 def _warnings(problem: Problem, found: Found) -> tuple[str, ...]:
     out = [
-        "the cost model is a first version, not yet validated on published runs: compare plans, do not trust seconds",
+        _("the cost model is a first version, not yet validated on published runs: compare plans, do not trust seconds"),
         *problem.cluster.warnings,
     ]
     if problem.work.arch.vision is not None:
-        out.append("the vision tower counts in memory; its compute does not, as if all tokens were text")
+        out.append(_("the vision tower counts in memory; its compute does not, as if all tokens were text"))
     missing = problem.eff.assumed
     if missing:
-        out.append(f"efficiency of {problem.accelerator.family} is partly assumed: {', '.join(missing)}")
+        out.append(
+            _("efficiency of {family} is partly assumed: {names}").format(
+                family=problem.accelerator.family, names=", ".join(missing)
+            )
+        )
     if found.interrupted:
-        out.append("the search was interrupted: this is the best plan so far")
+        out.append(_("the search was interrupted: this is the best plan so far"))
     return tuple(dict.fromkeys(out))

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from suanchou.errors import SpecError
+from suanchou.i18n import _
 from suanchou.model.architecture import Architecture
 from suanchou.training.defaults import batch_token, default
 
@@ -71,7 +72,11 @@ def workload(
     if seq is None:
         longest = int(default("longest_default_seq").value)
         seq = min(arch.max_position, longest)
-        assumptions.append(f"sequence length {seq}: the model's context, at most {longest} (--seq changes it)")
+        assumptions.append(
+            _("sequence length {seq}: the model's context, at most {longest} (--seq changes it)").format(
+                seq=seq, longest=longest
+            )
+        )
     if arch.n_position and seq > arch.n_position:
         raise SpecError(
             f"the model has {arch.n_position} learned positions",
@@ -79,10 +84,12 @@ def workload(
             hint=f"use --seq {arch.n_position} or less",
         )
     if global_batch is None:
-        token_per_step, _ = batch_token(parameters)
+        token_per_step, _source = batch_token(parameters)
         global_batch = max(1, round(token_per_step / seq))
         mi_token = global_batch * seq / 2**20
         assumptions.append(
-            f"global batch {global_batch} sequences = {mi_token:.3g} Mi tokens: common for models of this size (--batch)"
+            _("global batch {n} sequences = {mi:.3g} Mi tokens: common for models of this size (--batch)").format(
+                n=global_batch, mi=mi_token
+            )
         )
     return Workload(arch=arch, token=token, seq=seq, global_batch=global_batch, dtype=dtype, assumptions=tuple(assumptions))
