@@ -294,17 +294,18 @@ def _rival(problem: Problem, best: dict[str, float], rival: Candidate) -> Rival:
 
 
 def _assumptions(problem: Problem, run: Iterable[Estimate], q: _Question) -> tuple[str, ...]:
-    work, stack = problem.work, problem.stack
-    given = (
-        [f"goodput {run_part['goodput'].value:g}" for run_part in run if run_part.name == "time"] if q.goodput is None else []
-    )
-    return (
+    work, stack, site = problem.work, problem.stack, problem.cluster.site
+    out = [
         *work.assumptions,
-        f"compute type {work.dtype}; software stack {stack.name} ({stack.title})",
-        "experts are evenly loaded" if any(kind.parameters.expert for kind in problem.kinds) else "",
-        *given,
-        f"electricity of {problem.cluster.site.region}, PUE {problem.cluster.site.pue:g}",
-    )
+        _("compute type {dtype}; software stack {name} ({title})").format(dtype=work.dtype, name=stack.name, title=stack.title),
+    ]
+    if any(kind.parameters.expert for kind in problem.kinds):
+        out.append(_("experts are evenly loaded"))
+    if q.goodput is None:
+        shares = [part["goodput"].value for part in run if part.name == "time"]
+        out += [_("goodput {share:g}").format(share=share) for share in shares]
+    out.append(_("electricity of {region}, PUE {pue:g}").format(region=site.region, pue=site.pue))
+    return tuple(out)
 
 
 def _warnings(problem: Problem, found: Found) -> tuple[str, ...]:
