@@ -235,6 +235,7 @@ def plan(
         parameters=float(parameter_count(arch)),
         seq=seq,
         global_batch=global_batch,
+        n_rank=cluster.n_accelerator,
     )
     software = stack_named(stack) if stack else default_stack(cluster.groups[0].node.accelerator.vendor)
     question = _Question(

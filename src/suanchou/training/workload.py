@@ -53,6 +53,14 @@ class Workload:
         return self.token / self.batch_token
 
 
+def _divisible_batch(wanted: float, n_rank: int) -> int:
+    """The batch nearest to ``wanted`` that the odd part of ``n_rank`` divides, times a power of two where there is room."""
+    unit = n_rank // (n_rank & -n_rank)
+    while unit < 64 and unit * 32 <= wanted:
+        unit *= 2
+    return max(1, round(wanted / unit)) * unit if unit <= 4 * wanted else max(1, round(wanted))
+
+
 def workload(
     arch: Architecture,
     *,
@@ -61,8 +69,9 @@ def workload(
     parameters: float,
     seq: int | None = None,
     global_batch: int | None = None,
+    n_rank: int = 1,
 ) -> Workload:
-    """A Workload with its open fields filled in and said so.
+    """A Workload with its open fields filled in and said so; a default batch is one that ``n_rank`` ranks can share out.
 
     Raises
     ------
@@ -85,7 +94,7 @@ def workload(
         )
     if global_batch is None:
         token_per_step, _source = batch_token(parameters)
-        global_batch = max(1, round(token_per_step / seq))
+        global_batch = _divisible_batch(token_per_step / seq, n_rank)
         mi_token = global_batch * seq / 2**20
         assumptions.append(
             _("global batch {n} sequences = {mi:.3g} Mi tokens: common for models of this size (--batch)").format(
