@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from conftest import build_problem
+from problems import build_problem
 from suanchou.training import search as search_module
 from suanchou.training.explain import explain_memory, explain_step
 from suanchou.training.memory import STAGES, host_byte, stage_memory
