@@ -14,7 +14,8 @@ from suanchou.validation.score import Group, Summary, as_dict
 
 __all__ = ["validation_report"]
 
-_PARTS: tuple[tuple[Part, str], ...] = (("trusted", "A, B"), ("complete", N_("A, B, complete layouts")), ("C", "C"))
+_PARTS: tuple[tuple[Part, str], ...] = (("trusted", "A+B"), ("complete", "A+B full"), ("C", "C"))
+"""Parts of a set, and what tables call them."""
 _BY = {"source": N_("source"), "accelerator": N_("accelerator"), "stack": N_("stack")}
 _DEFINITIONS = ("MFU", "HFU", "dense peak", "TP", "PP", "DP", "micro-batch")
 
@@ -31,25 +32,31 @@ def _number(value: float | None) -> str:
 
 def _score_cells(found: Summary) -> tuple[str, ...]:
     return (
-        f"{found.predicted:,} / {found.n:,}",
         _percent(found.median_abs_frac),
         _percent(found.p90_abs_frac),
         _percent(found.bias_frac, sign=True),
-        _percent(found.within_10_frac),
-        _percent(found.within_20_frac),
+        f"{_percent(found.within_10_frac)} {_percent(found.within_20_frac)}",
+        _percent(found.coverage_frac),
         _percent(found.null_median_abs_frac),
     )
 
 
 _SCORE_COLUMNS = (
-    Column(name=N_("predicted")),
     Column(name=N_("median"), unit="%"),
     Column(name="P90", unit="%"),
     Column(name=N_("bias"), unit="%"),
-    Column(name="<10 %", unit="%"),
-    Column(name="<20 %", unit="%"),
+    Column(name=N_("within 10 20"), unit="%"),
+    Column(name=N_("covered"), unit="%"),
     Column(name=N_("null"), unit="%"),
 )
+
+
+def _label(part: RunSet, words: str, found: Summary) -> str:
+    return f"{_short(part)} {words} {found.predicted}/{found.n}"
+
+
+def _short(part: RunSet) -> str:
+    return {"training_runs": "runs", "training_sweep_single_node": "sweep"}.get(part.name, part.name)
 
 
 def _board_table(board: Board) -> Table:
@@ -58,12 +65,12 @@ def _board_table(board: Board) -> Table:
         for name, words in _PARTS:
             members = part.part(name)
             if members:
-                rows.append((f"{part.name} {_(words)}", *_score_cells(part.score(members))))
+                rows.append((_label(part, words, part.score(members)), *_score_cells(part.score(members))))
     return Table(
         title=N_("Predicted against published"),
-        columns=(Column(name=N_("set"), align="left"), *_SCORE_COLUMNS),
+        columns=(Column(name=N_("set"), align="left", whole=True), *_SCORE_COLUMNS),
         rows=tuple(rows),
-        note=N_("Absolute errors; null: median of the null model. Bias below zero: predicted steps are too short."),
+        note=N_("A+B, C: trust, with runs predicted of all; full: complete layouts. Bias below zero: steps too short."),
         main=True,
     )
 
@@ -72,7 +79,9 @@ def _by_table(part: RunSet, by: By) -> Table:
     return Table(
         title=_("{set}, by {what}").format(set=part.name, what=_(_BY[by])),
         columns=(Column(name=_BY[by], align="left"), *_SCORE_COLUMNS),
-        rows=tuple((name or _("refused"), *_score_cells(found)) for name, found in part.by(by).items()),
+        rows=tuple(
+            (f"{name or _('refused')} {found.predicted}/{found.n}", *_score_cells(found)) for name, found in part.by(by).items()
+        ),
     )
 
 
@@ -84,11 +93,11 @@ def _null_table(board: Board) -> Table:
             members = part.part(name)
             found, seen, out = part.score(members), part.null_quantiles(members), part.null_quantiles(members, out=True)
             pairs = (found.median_abs_frac, found.p90_abs_frac), seen or (None, None), out or (None, None)
-            rows.append((f"{part.name}: {_(words)}", *(_percent(value) for pair in pairs for value in pair)))
+            rows.append((f"{_short(part)} {words}", *(_percent(value) for pair in pairs for value in pair)))
         ours, theirs = part.macro
         rows.append(
             (
-                _("{set}: mean, each source and accelerator once").format(set=part.name),
+                _("{set} macro-average").format(set=_short(part)),
                 _percent(ours),
                 "",
                 _percent(theirs),
@@ -98,7 +107,7 @@ def _null_table(board: Board) -> Table:
             )
         )
     columns = (
-        Column(name=N_("set"), align="left"),
+        Column(name=N_("set"), align="left", whole=True),
         Column(name=N_("ours, median"), unit="%"),
         Column(name="P90", unit="%"),
         Column(name=N_("null, median"), unit="%"),
@@ -132,7 +141,7 @@ def _memory_table(board: Board) -> Table | None:
         if m is not None
     )
     columns = (
-        Column(name=N_("set"), align="left"),
+        Column(name=N_("set"), align="left", whole=True),
         Column(name=N_("runs")),
         Column(name=N_("median error"), unit="%"),
         Column(name="P90", unit="%"),

@@ -9,6 +9,7 @@ from typing import Literal
 
 import numpy as np
 
+from suanchou.validation.interval import intervals
 from suanchou.validation.null import null_errors
 from suanchou.validation.predict import Prediction, predict
 from suanchou.validation.runs import OPEN_SETS, Run, open_runs, read_runs
@@ -135,32 +136,40 @@ def memory_error(p: Prediction) -> float | None:
     return predicted * p.laid.unit / (p.run.memory_gb * unit) - 1.0
 
 
-def _judge(name: str, runs: Iterable[Run], progress: Callable[[int, int], None] | None, done: int, total: int) -> RunSet:
-    rows = []
-    for i, run in enumerate(runs, start=1):
-        rows.append(predict(run))
-        if progress:
-            progress(done + i, total)
+def _judged(name: str, rows: Sequence[Prediction], calibration: Sequence[Prediction]) -> RunSet:
     return RunSet(
         name=name,
         rows=tuple(rows),
         null=null_errors(rows),
         null_out=null_errors(rows, leave_source_out=True),
-        intervals={},
+        intervals=intervals(rows, calibration),
     )
 
 
 def validate(paths: Sequence[Path] = (), *, progress: Callable[[int, int], None] | None = None) -> Board:
     """Predict every run of the files, or of the open data in the package, and score the predictions.
 
+    Intervals are calibrated on the wide open set, whatever is judged. ``progress(done, total)`` is called after every run.
+
     Raises
     ------
     SpecError : a file that cannot be read.
     """
     sets = [(str(path), read_runs((path,))) for path in paths] or [(name, open_runs(name)) for name in OPEN_SETS]
-    total = sum(len(runs) for _, runs in sets)
-    judged, done = [], 0
-    for name, runs in sets:
-        judged.append(_judge(name, runs, progress, done, total))
-        done += len(runs)
-    return Board(sets=tuple(judged))
+    calibration = sets[0][1] if not paths else open_runs(OPEN_SETS[0])
+    total = sum(len(runs) for _, runs in sets) + (len(calibration) if paths else 0)
+    done = 0
+
+    def predicted(runs: Iterable[Run]) -> list[Prediction]:
+        nonlocal done
+        found = []
+        for run in runs:
+            found.append(predict(run))
+            done += 1
+            if progress:
+                progress(done, total)
+        return found
+
+    rows = [(name, predicted(runs)) for name, runs in sets]
+    base = predicted(calibration) if paths else rows[0][1]
+    return Board(sets=tuple(_judged(name, found, base) for name, found in rows))

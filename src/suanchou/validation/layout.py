@@ -164,7 +164,9 @@ def _stated(work: Workload, n_rank: int, run: Run, pinned: dict[str, int | None]
     if pp * (run.vpp or 1) > work.arch.n_layer + 2:
         raise SpecError(f"{work.arch.n_layer} layers do not fill {pp} x {run.vpp or 1} stages", where=run.run_id)
     dp = n_rank // (tp * pp * cp)
-    ep = min(pinned["ep"] or 1, dp * cp)
+    ep = pinned["ep"] or 1
+    if dp * cp % ep:
+        raise SpecError(f"EP{ep} is not made of the {dp * cp} ranks of DP x CP", where=run.run_id)
     per_replica = work.global_batch / dp
     if run.micro_batch is None:
         divides = [float(b) for b in range(1, _MOST_MICRO_BATCH + 1) if per_replica % b == 0]
