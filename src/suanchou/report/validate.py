@@ -64,7 +64,7 @@ def _board_table(board: Board) -> Table:
     for part in board.sets:
         for name, words in _PARTS:
             members = part.part(name)
-            if members:
+            if members and not (name == "complete" and members == part.part("trusted")):
                 rows.append((_label(part, words, part.score(members)), *_score_cells(part.score(members))))
     return Table(
         title=N_("Predicted against published"),
@@ -91,6 +91,8 @@ def _null_table(board: Board) -> Table:
     for part in board.sets:
         for name, words in _PARTS[:2]:
             members = part.part(name)
+            if name == "complete" and members == part.part("trusted"):
+                continue
             found, seen, out = part.score(members), part.null_quantiles(members), part.null_quantiles(members, out=True)
             pairs = (found.median_abs_frac, found.p90_abs_frac), seen or (None, None), out or (None, None)
             rows.append((f"{_short(part)} {words}", *(_percent(value) for pair in pairs for value in pair)))
@@ -152,12 +154,12 @@ def _memory_table(board: Board) -> Table | None:
 
 def _worst_table(part: RunSet) -> Table:
     columns = (
-        Column(name=N_("run"), align="left"),
+        Column(name=N_("run"), align="left", whole=True),
         Column(name=N_("metric"), align="left"),
         Column(name=N_("published")),
         Column(name=N_("predicted")),
         Column(name=N_("time error"), unit="%"),
-        Column(name=N_("largest shares of the step; what was assumed"), align="left"),
+        Column(name=N_("what the step is made of; what was assumed"), align="left"),
     )
     rows = tuple(
         (

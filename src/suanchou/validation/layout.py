@@ -18,7 +18,7 @@ from suanchou.training.problem import Problem
 from suanchou.training.search import high_memory, tables
 from suanchou.training.stack import Stack
 from suanchou.training.stack import stack as stack_named
-from suanchou.training.strategy import LAYOUT_FIELDS, Strategy, layouts
+from suanchou.training.strategy import LAYOUT_FIELDS, Strategy, layouts, virtual_stages
 from suanchou.training.time import StepTime, step_time
 from suanchou.training.workload import Workload
 from suanchou.validation.policy import Framework, framework, policy, precision, recompute, zero
@@ -128,9 +128,9 @@ def _candidates(problem: Problem, run: Run, usual: Framework, *, fp8: bool, assu
     if ranks_per_unit(run) > 1 or run.tp is None or run.pp is None:
         pinned["dp"] = None
     if run.tp is not None and run.pp is not None:
-        layout = _stated(work, n_rank, run, pinned)
+        layout = _stated(work, n_rank, run, pinned, interleaved=usual.interleaved)
     else:
-        layout = _searched(problem, n_rank, run, pinned)
+        layout = _searched(problem, n_rank, run, pinned, interleaved=usual.interleaved)
         assumed.append("layout")
     if run.micro_batch is None:
         assumed.append("micro_batch")
@@ -154,8 +154,8 @@ def _candidates(problem: Problem, run: Run, usual: Framework, *, fp8: bool, assu
     return _crossed(layout, (again,) if again is not None else _LADDER, zero_stage=stage, shard_domain=within)
 
 
-def _stated(work: Workload, n_rank: int, run: Run, pinned: dict[str, int | None]) -> Strategy:
-    """The layout of a row that states TP and PP; CP is what DP leaves over, else one; DP is the rest."""
+def _stated(work: Workload, n_rank: int, run: Run, pinned: dict[str, int | None], *, interleaved: bool) -> Strategy:
+    """The layouts of a row that states TP and PP; CP is what DP leaves over, else one; DP is the rest."""
     tp, pp, dp = pinned["tp"] or 1, pinned["pp"] or 1, pinned["dp"]
     cp = pinned["cp"] or (n_rank // (tp * pp * dp) if dp else 1)
     if tp * pp * cp > n_rank or n_rank % (tp * pp * cp) or (dp and tp * pp * cp * dp != n_rank):
@@ -173,16 +173,20 @@ def _stated(work: Workload, n_rank: int, run: Run, pinned: dict[str, int | None]
         micro = np.array(divides or [per_replica])
     else:
         micro = np.array([per_replica / np.ceil(per_replica / run.micro_batch)])
+    chunks = virtual_stages(work.arch.n_layer, pp) if run.vpp is None and interleaved else [run.vpp or 1]
+    micro, virtual = (axis.ravel() for axis in np.meshgrid(micro, np.array(chunks, dtype=float), indexing="ij"))
+    even = (virtual == 1) | (run.vpp is not None) | (per_replica / micro % pp == 0)
+    micro, virtual = micro[even], virtual[even]
     ones = np.ones_like(micro)
-    return Strategy(
-        tp=tp * ones, cp=cp * ones, pp=pp * ones, dp=dp * ones, ep=ep * ones, virtual=(run.vpp or 1) * ones, micro_batch=micro
-    )
+    return Strategy(tp=tp * ones, cp=cp * ones, pp=pp * ones, dp=dp * ones, ep=ep * ones, virtual=virtual, micro_batch=micro)
 
 
-def _searched(problem: Problem, n_rank: int, run: Run, pinned: dict[str, int | None]) -> Strategy:
-    """Layouts that hold what the row states; the scale-up domain bounds TP, and one chunk per stage unless stated."""
+def _searched(problem: Problem, n_rank: int, run: Run, pinned: dict[str, int | None], *, interleaved: bool) -> Strategy:
+    """Layouts that hold what the row states; a node bounds TP."""
     fixed = {name: value for name, value in pinned.items() if value is not None}
-    fixed |= {"virtual": run.vpp or 1, "fp8": 0, "ulysses": 0}
+    fixed |= {"fp8": 0, "ulysses": 0}
+    if run.vpp is not None or not interleaved:
+        fixed["virtual"] = run.vpp or 1
     if run.cp is None and problem.work.seq <= 32768:
         fixed["cp"] = 1
     if run.micro_batch is not None:

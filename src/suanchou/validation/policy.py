@@ -18,11 +18,12 @@ __all__ = ["Framework", "Precision", "framework", "notes", "policy", "precision"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Framework:
-    """The software stack of a run, and what it does where the row is silent: ZeRO stage, sequence parallelism with TP."""
+    """The software stack of a run, and what it does where the row is silent: ZeRO stage, SP with TP, interleaved chunks."""
 
     stack: str
     zero: int
     sp: int
+    interleaved: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,7 +55,12 @@ def framework(name: str, sharding: str) -> Framework:
     for entry in policy()["frameworks"]:
         fits_sharding = fnmatchcase(sharding.casefold(), str(entry.get("sharding", "*")).casefold())
         if fits_sharding and fnmatchcase(name.casefold(), entry["framework"].casefold()):
-            return Framework(stack=entry["stack"], zero=int(entry["zero"]), sp=int(entry["sp"]))
+            return Framework(
+                stack=entry["stack"],
+                zero=int(entry["zero"]),
+                sp=int(entry["sp"]),
+                interleaved=bool(entry.get("interleaved", False)),
+            )
     raise AssertionError("validation.yaml ends its frameworks with one that fits all")
 
 

@@ -41,7 +41,8 @@ def predict(run: Run) -> Prediction:
         laid = lay_out(run)
         constant = scale(run, laid)
     except SuanchouError as error:
-        return Prediction(run=run, status="refused", reason=str(error))
+        reason = f"{error.what} ({error.hint})" if error.hint else error.what
+        return Prediction(run=run, status="refused", reason=reason)
     step_s = float(laid.priced.step.total)
     inverse = run.metric_kind not in ("step_time_s", "gpu_hours")
     predicted = constant / step_s if inverse else constant * step_s

@@ -54,7 +54,8 @@ def _from_catalogue(run: Run, name: str) -> Architecture:
     dense = [layer for layer in arch.layers if not isinstance(layer.ffn, MoE)]
     stated = _dense_first(run)
     n_dense = min(len(dense) if stated is None else stated, run.layers)
-    rest = tuple(sparse[i % len(sparse)] for i in range(run.layers - n_dense))
+    cycle = sparse or dense
+    rest = tuple(cycle[i % len(cycle)] for i in range(run.layers - n_dense))
     with_mtp = "with mtp" in run.notes.casefold()
     return replace(
         arch,
