@@ -24,6 +24,7 @@ from suanchou.report.glossary import glossary
 ROOT = Path(__file__).parents[1]
 WIDTH = 100
 READMES = ("README.md", "README.zh-CN.md")
+WITH_OUTPUT = (*READMES, "docs/accuracy.md")
 EXAMPLE = re.compile(r"(<!-- output, (\d+) lines -->\n```console\n\$ suanchou ([^\n]+)\n).*?(```\n)", re.DOTALL)
 _SHARED = {"output_format", "as_json", "output_path", "dump_scenario", "_lang", "quiet", "verbose", "no_color"}
 
@@ -148,7 +149,7 @@ def pages() -> dict[Path, str]:
         ROOT / "docs" / "glossary.md": glossary_page(chinese=False),
         ROOT / "docs" / "zh" / "glossary.md": glossary_page(chinese=True),
     }
-    for name in READMES:
+    for name in WITH_OUTPUT:
         path = ROOT / name
         found[path] = with_output(path.read_text(encoding="utf-8"))
     return found

@@ -37,6 +37,7 @@ COMMANDS: dict[str, LazyCommand] = {
     "catalog": LazyCommand(
         "suanchou.cli.catalog:catalog", N_("What is known of accelerators, nodes, clusters, models and regions.")
     ),
+    "validate": LazyCommand("suanchou.cli.validate:validate", N_("How wrong the predictions are, on published runs.")),
     "explain": LazyCommand("suanchou.cli.explain:explain", N_("Where a number of a saved result comes from.")),
 }
 

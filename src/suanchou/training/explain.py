@@ -8,7 +8,6 @@ import numpy as np
 
 from suanchou.cost.kernels import Phase, kernel_s
 from suanchou.estimate import Estimate, total
-from suanchou.model.layer_operators import layer_backward, layer_forward
 from suanchou.model.operators import Num, Operator
 from suanchou.training.defaults import default
 from suanchou.training.memory import STAGES, ActivationTable, Memory, stage_memory
@@ -106,18 +105,18 @@ def _formula(problem: Problem, s: Strategy, step: StepTime, name: str, m: float,
 
 def _kernel_tree(problem: Problem, s: Strategy, step: StepTime, name: Phase, sources: tuple[str, ...]) -> Estimate:
     """All layers' kernels of the slowest stage, operator by operator."""
-    shape, arch = problem.shape(s), problem.work.arch
-    enumerate_ops = layer_forward if name == "forward" else layer_backward
+    shape = problem.shape(s)
+    enumerate_ops = problem.forward if name == "forward" else problem.backward
     sums: dict[str, tuple[float, float, Operator]] = {}
     for kind in problem.kinds:
-        for op in enumerate_ops(kind.layer, arch.d_model, shape):
+        for op in enumerate_ops(kind.layer, shape):
             seconds = _number(
                 kernel_s(
                     op,
                     problem.accelerator,
                     problem.eff,
                     dtype=problem.work.dtype,
-                    gemm_dtype="fp8" if s.fp8 else None,
+                    gemm_dtype=problem.work.low_dtype if s.fp8 else None,
                     phase=name,
                 )
             )

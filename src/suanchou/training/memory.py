@@ -155,8 +155,11 @@ def stage_memory(problem: Problem, s: Strategy, acts: ActivationTable, stage: st
     single = np.asarray(s.pp) == 1
     embedding = np.where(single | (stage == "first"), acts.embedding * held, 0.0)
     head = np.where(single | (stage == "last"), acts.head, 0.0)
-    optimizer = state(stack.optimizer_byte, 1) * (1.0 - s.offload_optimizer)
-    weight, gradient = state(stack.weight_byte, 3) * (1.0 - s.offload_weight), state(stack.gradient_byte, 2)
+    optimizer = state(stack.optimizer_byte * problem.trained_frac, 1) * (1.0 - s.offload_optimizer)
+    weight, gradient = (
+        state(stack.weight_byte, 3) * (1.0 - s.offload_weight),
+        state(stack.gradient_byte * problem.trained_frac, 2),
+    )
     activation = per_layer * on_device + recompute_work + embedding
     streamed = (z >= 3) | (np.asarray(s.offload_weight) > 0)
     gathered = np.where(streamed, 2.0 * stack.weight_byte * (dense + expert) / np.maximum(n_layer, 1.0), 0.0)
@@ -184,5 +187,7 @@ def host_byte(problem: Problem, s: Strategy, acts: ActivationTable) -> Num:
     held = in_flight(s.pp, s.virtual, s.micro_batches(problem.work)) * stage_layers(problem.n_layer, s.pp, s.virtual).first
     kept = acts.none + (acts.selective - acts.none) * s.selective
     activation = s.offload_activation * (kept + (acts.full - kept) * s.full_frac) * held
-    states = s.offload_optimizer * state(stack.optimizer_byte, 1) + s.offload_weight * state(stack.weight_byte, 3)
+    states = s.offload_optimizer * state(stack.optimizer_byte * problem.trained_frac, 1) + s.offload_weight * state(
+        stack.weight_byte, 3
+    )
     return (states + activation) * problem.node.n_accelerator

@@ -54,7 +54,7 @@ def tables_of(problem: Problem, s: Strategy) -> Tables:
 
 def _utilisation(problem: Problem, s: Strategy, step_s: float) -> Estimate:
     work, n_rank = problem.work, int(np.asarray(s.n_rank))
-    peak = problem.accelerator.peak("fp8" if s.fp8 else work.dtype) * n_rank
+    peak = problem.accelerator.peak(work.low_dtype if s.fp8 else work.dtype) * n_rank
     has_mtp = bool(work.arch.mtp)
     model = flop_per_token(work.arch, work.seq, mtp=has_mtp)
     kind = "full" if s.full_frac else "selective" if s.selective else "none"

@@ -13,8 +13,10 @@ from suanchou.errors import Infeasible, MissingData
 from suanchou.machine.accelerator import Accelerator
 from suanchou.machine.cluster import Cluster, Node
 from suanchou.model.architecture import Layer, Weight
-from suanchou.model.operators import Num, Shape
+from suanchou.model.layer_operators import layer_backward, layer_forward
+from suanchou.model.operators import Num, Operator, Shape
 from suanchou.model.parameters import distinct_layers, kv_ways, layer_weights, mtp_weights, outer_weights
+from suanchou.training.adapters import adapter_backward, adapter_forward, trained_frac, without_weight_gradients
 from suanchou.training.stack import Stack
 from suanchou.training.strategy import Strategy
 from suanchou.training.workload import Workload
@@ -140,6 +142,22 @@ class Problem:
         """Parameters of the embedding that the last of several stages holds again."""
         arch = self.work.arch
         return float(arch.vocab * (arch.d_embed or arch.d_model)) if arch.tied else 0.0
+
+    @cached_property
+    def trained_frac(self) -> float:
+        """Share of the parameters that have gradients and optimizer states."""
+        return trained_frac(self.work.arch, self.work.adapter_rank)
+
+    def forward(self, layer: Layer, shape: Shape) -> tuple[Operator, ...]:
+        """Kernels of one layer, with its adapters."""
+        d_model, rank = self.work.arch.d_model, self.work.adapter_rank
+        return (*layer_forward(layer, d_model, shape), *adapter_forward(layer, d_model, shape, rank))
+
+    def backward(self, layer: Layer, shape: Shape) -> tuple[Operator, ...]:
+        """Kernels of one layer backward; frozen weights need no gradient of their own."""
+        d_model, rank = self.work.arch.d_model, self.work.adapter_rank
+        frozen = without_weight_gradients(layer_backward(layer, d_model, shape), rank)
+        return (*frozen, *adapter_backward(layer, d_model, shape, rank))
 
     def shape(self, s: Strategy) -> Shape:
         """What a rank sees of a micro-batch."""

@@ -16,7 +16,7 @@ from suanchou.model.architecture import MLP, Architecture, Attention, LatentAtte
 from suanchou.model.operators import Num
 from suanchou.training.workload import Workload
 
-__all__ = ["LAYOUT_FIELDS", "OPTION_FIELDS", "Options", "Strategy", "divisors", "layouts"]
+__all__ = ["LAYOUT_FIELDS", "OPTION_FIELDS", "Options", "Strategy", "divisors", "layouts", "virtual_stages"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -222,7 +222,7 @@ def _heads_divide(arch: Architecture, ways: int) -> bool:
     return all(isinstance(mixer, Attention) and mixer.n_kv_head % ways == 0 for mixer in mixers)
 
 
-def _virtual_stages(n_layer: int, pp: int) -> list[int]:
+def virtual_stages(n_layer: int, pp: int) -> list[int]:
     """Model chunks per stage for which chunks are equal, or equal once embedding and head count as a layer each."""
     if pp == 1:
         return [1]
@@ -291,7 +291,7 @@ def _add(
     per_replica = work.global_batch // dp
     axes = {
         "ep": [e for e in divisors(dp * cp) if all(n % e == 0 for n in experts)] if experts else [1],
-        "virtual": _virtual_stages(work.arch.n_layer, pp),
+        "virtual": virtual_stages(work.arch.n_layer, pp),
         "micro_batch": [b for b in divisors(per_replica) if b <= most],
         "sp": [0, 1] if tp > 1 else [0],
         "ulysses": [0, 1] if cp > 1 and _heads_divide(work.arch, tp * cp) else [0],

@@ -17,10 +17,9 @@ from suanchou.model.layer_operators import (
     embedding_forward,
     head_backward,
     head_forward,
-    layer_backward,
-    layer_forward,
 )
 from suanchou.model.operators import Num, Operator, Shape
+from suanchou.training.adapters import without_weight_gradients
 from suanchou.training.defaults import default
 from suanchou.training.memory import ActivationTable, shard_count, stage_parameters
 from suanchou.training.pipeline import bubble_s, stage_layers
@@ -86,13 +85,13 @@ class StepTime(NamedTuple):
 
 
 def _seconds(problem: Problem, ops: tuple[Operator, ...], s: Strategy, phase: str) -> Num:
-    """Kernel time with the linear layers in fp8 where the strategy says so."""
+    """Kernel time with the linear layers in the lower type (fp8) where the strategy says so."""
     args = {"dtype": problem.work.dtype, "phase": phase}
     plain = kernels_s(ops, problem.accelerator, problem.eff, **args)  # type: ignore[arg-type]
     fp8 = np.asarray(s.fp8) > 0
     if not fp8.any():
         return plain
-    fast = kernels_s(ops, problem.accelerator, problem.eff, gemm_dtype="fp8", **args)  # type: ignore[arg-type]
+    fast = kernels_s(ops, problem.accelerator, problem.eff, gemm_dtype=problem.work.low_dtype, **args)  # type: ignore[arg-type]
     return np.where(fp8, fast, plain)
 
 
@@ -129,12 +128,12 @@ def layer_time(problem: Problem, s: Strategy) -> LayerTime:
     reduce_s = problem.fabric.all_reduce_s(residual_byte, tp_group) * (1.0 - stack.overlap_tensor_parallel)
     for kind in problem.kinds:
         layer, share = kind.layer, kind.share
-        forward = layer_forward(layer, arch.d_model, shape)
+        forward = problem.forward(layer, shape)
         core = tuple(op for op in forward if op.kind in ("attention", "scan"))
         sums["forward"] = sums["forward"] + share * _seconds(problem, forward, s, "forward")
         core_s = _seconds(problem, core, s, "forward")
         sums["core"] = sums["core"] + share * core_s
-        backward = layer_backward(layer, arch.d_model, shape)
+        backward = problem.backward(layer, shape)
         sums["backward"] = sums["backward"] + share * _seconds(problem, backward, s, "backward")
         tensor = share * _tensor_collectives(layer) * reduce_s
         sums["tensor_forward"], sums["tensor_backward"] = sums["tensor_forward"] + tensor, sums["tensor_backward"] + tensor
@@ -147,15 +146,15 @@ def layer_time(problem: Problem, s: Strategy) -> LayerTime:
         if isinstance(layer.ffn, MoE):
             sums["expert"] = sums["expert"] + share * _expert_s(problem, layer.ffn, s, shape)
     sums["embedding"] = _seconds(problem, embedding_forward(arch, shape), s, "forward") + _seconds(
-        problem, embedding_backward(arch, shape), s, "backward"
+        problem, () if work.adapter_rank else embedding_backward(arch, shape), s, "backward"
     )
     head = _seconds(problem, head_forward(arch, shape), s, "forward") + _seconds(
-        problem, head_backward(arch, shape), s, "backward"
+        problem, without_weight_gradients(head_backward(arch, shape), work.adapter_rank), s, "backward"
     )
     sums["head"] = head * (1.0 + len(arch.mtp))
     for layer in arch.mtp:
-        sums["head"] = sums["head"] + _seconds(problem, layer_forward(layer, arch.d_model, shape), s, "forward")
-        sums["head"] = sums["head"] + _seconds(problem, layer_backward(layer, arch.d_model, shape), s, "backward")
+        sums["head"] = sums["head"] + _seconds(problem, problem.forward(layer, shape), s, "forward")
+        sums["head"] = sums["head"] + _seconds(problem, problem.backward(layer, shape), s, "backward")
     sums["head_tensor"] = 2.0 * reduce_s
     return LayerTime(**sums)
 
@@ -344,7 +343,7 @@ def _gradient_reduce_s(problem: Problem, s: Strategy, free_s: Num) -> Num:
     parameters = stage_parameters(problem, s, "middle")
     ends = stage_parameters(problem, s, "first")
     for count, end, expert in ((parameters.dense, ends.dense, False), (parameters.expert, ends.expert, True)):
-        byte = np.maximum(count, end) * stack.gradient_reduce_byte
+        byte = np.maximum(count, end) * stack.gradient_reduce_byte * problem.trained_frac
         size, stride = _replicas(problem, s, expert=expert)
         shards = shard_count(problem, s, expert=expert)
         scatter = fabric.ring_s(byte, problem.group(shards, stride))
@@ -367,7 +366,7 @@ def _parameter_gather_s(problem: Problem, s: Strategy, free_s: Num) -> Num:
     for count, expert in ((parameters.dense, False), (parameters.expert, True)):
         stride = _replicas(problem, s, expert=expert)[1]
         shards = shard_count(problem, s, expert=expert)
-        gather = fabric.ring_s(count * stack.weight_byte, problem.group(shards, stride))
+        gather = fabric.ring_s(count * stack.weight_byte * problem.trained_frac, problem.group(shards, stride))
         total = total + np.where(np.asarray(count) > 0, gather, 0.0)
     behind = _behind(problem, total, stack.overlap_parameter_gather * free_s)
     exposed = np.maximum(behind, stack.bucket_frac * total)
@@ -383,6 +382,7 @@ def _optimizer_s(problem: Problem, s: Strategy) -> Num:
     share = dense / np.where(z >= 1, shard_count(problem, s, expert=False), 1.0) + expert / np.where(
         z >= 1, shard_count(problem, s, expert=True), 1.0
     )
+    share = share * problem.trained_frac
     traffic = default("optimizer_traffic_byte").value * share
     device = stream_s(traffic, problem.accelerator, problem.eff)
     stack = problem.stack

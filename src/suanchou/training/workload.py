@@ -26,6 +26,8 @@ class Workload:
     seq : tokens per sequence.
     global_batch : sequences per optimizer step.
     dtype : compute type of the matrix units, ``bf16`` or ``fp16``.
+    low_dtype : type of the linear layers in strategies that run them below ``dtype`` (``Strategy.fp8``).
+    adapter_rank : rank of LoRA adapters on the attention projections of a frozen model; 0 trains all weights.
     """
 
     arch: Architecture
@@ -33,6 +35,8 @@ class Workload:
     seq: int
     global_batch: int
     dtype: str
+    low_dtype: str = "fp8"
+    adapter_rank: int = 0
     assumptions: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:

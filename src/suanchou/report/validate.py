@@ -1,0 +1,321 @@
+"""The answer of ``suanchou validate`` as tables: the scoreboard, the groups, the worst runs and the refused ones."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from suanchou.i18n import N_, _
+from suanchou.report.report import Column, Report, Table
+from suanchou.validation.board import Board, By, Part, RunSet, memory_error
+from suanchou.validation.policy import notes
+from suanchou.validation.predict import Prediction
+from suanchou.validation.score import Group, Summary, as_dict
+
+__all__ = ["validation_report"]
+
+_PARTS: tuple[tuple[Part, str], ...] = (("trusted", "A+B"), ("complete", "A+B full"), ("C", "C"))
+"""Parts of a set, and what tables call them."""
+_BY = {"source": N_("source"), "accelerator": N_("accelerator"), "stack": N_("stack")}
+_DEFINITIONS = ("MFU", "HFU", "dense peak", "TP", "PP", "DP", "micro-batch")
+
+
+def _percent(value: float | None, *, sign: bool = False) -> str:
+    if value is None:
+        return ""
+    return f"{100 * value:+.1f}" if sign else f"{100 * value:.1f}"
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.4g}"
+
+
+def _score_cells(found: Summary) -> tuple[str, ...]:
+    return (
+        _percent(found.median_abs_frac),
+        _percent(found.p90_abs_frac),
+        _percent(found.bias_frac, sign=True),
+        f"{_percent(found.within_10_frac)} {_percent(found.within_20_frac)}",
+        _percent(found.coverage_frac),
+        _percent(found.null_median_abs_frac),
+    )
+
+
+_SCORE_COLUMNS = (
+    Column(name=N_("median"), unit="%"),
+    Column(name="P90", unit="%"),
+    Column(name=N_("bias"), unit="%"),
+    Column(name=N_("within 10 20"), unit="%"),
+    Column(name=N_("covered"), unit="%"),
+    Column(name=N_("null"), unit="%"),
+)
+
+
+def _label(part: RunSet, words: str, found: Summary) -> str:
+    return f"{_short(part)} {words} {found.predicted}/{found.n}"
+
+
+def _short(part: RunSet) -> str:
+    return {"training_runs": "runs", "training_sweep_single_node": "sweep"}.get(part.name, part.name)
+
+
+def _board_table(board: Board) -> Table:
+    rows = []
+    for part in board.sets:
+        for name, words in _PARTS:
+            members = part.part(name)
+            if members and not (name == "complete" and members == part.part("trusted")):
+                rows.append((_label(part, words, part.score(members)), *_score_cells(part.score(members))))
+    return Table(
+        title=N_("Predicted against published"),
+        columns=(Column(name=N_("set"), align="left", whole=True), *_SCORE_COLUMNS),
+        rows=tuple(rows),
+        note=N_("A+B, C: trust, with runs predicted of all; full: complete layouts. Bias below zero: steps too short."),
+        main=True,
+    )
+
+
+def _by_table(part: RunSet, by: By) -> Table:
+    return Table(
+        title=_("{set}, by {what}").format(set=part.name, what=_(_BY[by])),
+        columns=(Column(name=_BY[by], align="left"), *_SCORE_COLUMNS),
+        rows=tuple(
+            (f"{name or _('refused')} {found.predicted}/{found.n}", *_score_cells(found)) for name, found in part.by(by).items()
+        ),
+    )
+
+
+def _null_table(board: Board) -> Table:
+    """The model beside the null model: in-sample, and with the run's own source left out."""
+    rows = []
+    for part in board.sets:
+        for name, words in _PARTS[:2]:
+            members = part.part(name)
+            if name == "complete" and members == part.part("trusted"):
+                continue
+            found, seen, out = part.score(members), part.null_quantiles(members), part.null_quantiles(members, out=True)
+            pairs = (found.median_abs_frac, found.p90_abs_frac), seen or (None, None), out or (None, None)
+            rows.append((f"{_short(part)} {words}", *(_percent(value) for pair in pairs for value in pair)))
+        ours, theirs = part.macro
+        rows.append(
+            (
+                _("{set} macro-average").format(set=_short(part)),
+                _percent(ours),
+                "",
+                _percent(theirs),
+                "",
+                "",
+                "",
+            )
+        )
+    columns = (
+        Column(name=N_("set"), align="left", whole=True),
+        Column(name=N_("ours, median"), unit="%"),
+        Column(name="P90", unit="%"),
+        Column(name=N_("null, median"), unit="%"),
+        Column(name="P90", unit="%"),
+        Column(name=N_("null, other sources"), unit="%"),
+        Column(name="P90", unit="%"),
+    )
+    note = N_("The null model knows the median rate of the accelerator and data type; then of other sources only.")
+    return Table(title=N_("Against the null model"), columns=columns, rows=tuple(rows), note=note)
+
+
+def _group_table(title: str, groups: Sequence[Group]) -> Table:
+    rows = tuple(
+        (g.name, f"{g.n}", "" if g.spearman is None else f"{g.spearman:.2f}", _percent(g.regret_frac))
+        for g in sorted(groups, key=lambda g: -g.n)
+    )
+    columns = (
+        Column(name=N_("group"), align="left"),
+        Column(name=N_("runs")),
+        Column(name=N_("rank correlation")),
+        Column(name=N_("regret"), unit="%"),
+    )
+    return Table(title=title, columns=columns, rows=rows)
+
+
+def _memory_table(board: Board) -> Table | None:
+    found = [(part.name, part.memory) for part in board.sets]
+    rows = tuple(
+        (name, f"{m.n}", _percent(m.median_abs_frac), _percent(m.p90_abs_frac), _percent(m.bias_frac, sign=True))
+        for name, m in found
+        if m is not None
+    )
+    columns = (
+        Column(name=N_("set"), align="left", whole=True),
+        Column(name=N_("runs")),
+        Column(name=N_("median error"), unit="%"),
+        Column(name="P90", unit="%"),
+        Column(name=N_("bias"), unit="%"),
+    )
+    return Table(title=N_("Peak memory"), columns=columns, rows=rows) if rows else None
+
+
+def _worst_table(part: RunSet) -> Table:
+    columns = (
+        Column(name=N_("run"), align="left", whole=True),
+        Column(name=N_("metric"), align="left"),
+        Column(name=N_("published")),
+        Column(name=N_("predicted")),
+        Column(name=N_("time error"), unit="%"),
+        Column(name=N_("what the step is made of; what was assumed"), align="left"),
+    )
+    rows = tuple(
+        (
+            p.run.run_id,
+            p.run.metric_kind,
+            _number(p.run.published),
+            _number(p.predicted),
+            _percent(p.time_frac, sign=True),
+            "; ".join(text for text in (_shares(p), _reason(p)) if text),
+        )
+        for p in part.worst()
+    )
+    return Table(title=_("{set}: missed by most").format(set=part.name), columns=columns, rows=rows)
+
+
+def _refused_table(board: Board) -> Table | None:
+    rows = tuple((p.run.run_id, p.reason) for p in board.rows if p.status == "refused")
+    columns = (Column(name=N_("run"), align="left"), Column(name=N_("reason"), align="left"))
+    return Table(title=N_("Not predicted"), columns=columns, rows=rows) if rows else None
+
+
+def causes(p: Prediction) -> dict[str, float]:
+    """Shares of the predicted step by cause."""
+    if p.laid is None:
+        return {}
+    step = p.laid.priced.step
+    m, total = float(step.micro_batches), float(step.total)
+    parts = {name: m * float(value) for name, value in step.slowest._asdict().items()}
+    parts |= {
+        "pipeline_bubble": float(step.bubble),
+        "pipeline_send": float(step.pipeline_send),
+        "gradient_reduce": float(step.gradient_reduce),
+        "updated_weights": float(step.parameter_gather),
+        "optimizer": float(step.optimizer),
+    }
+    return {name: value / total for name, value in parts.items() if value}
+
+
+def _shares(p: Prediction) -> str:
+    largest = sorted(causes(p).items(), key=lambda item: -item[1])[:3]
+    return ", ".join(f"{name} {share:.0%}" for name, share in largest)
+
+
+def _reason(p: Prediction) -> str:
+    if p.laid is None:
+        return p.reason
+    return f"assumed: {', '.join(p.laid.assumed)}" if p.laid.assumed else ""
+
+
+def _row(p: Prediction, interval: tuple[float, float] | None) -> dict[str, Any]:
+    low, high = interval or (None, None)
+    return {
+        "run_id": p.run.run_id,
+        "source": p.run.source,
+        "accelerator_id": p.run.accelerator_id,
+        "trust": p.run.trust,
+        "metric_kind": p.run.metric_kind,
+        "published": p.run.published,
+        "predicted": p.predicted,
+        "low": low,
+        "high": high,
+        "error_frac": p.error_frac,
+        "status": p.status,
+        "reason": _reason(p),
+    }
+
+
+def _detail(p: Prediction) -> dict[str, Any]:
+    """How the run was read: stack, strategy, causes of the predicted step."""
+    if p.laid is None:
+        return {}
+    return {
+        "stack": p.laid.problem.stack.name,
+        "strategy": p.laid.strategy.to_dict(),
+        "step_s": p.step_s,
+        "measured_step_s": p.measured_step_s,
+        "time_error_frac": p.time_frac,
+        "cause_frac": causes(p),
+        "memory_error_frac": memory_error(p),
+    }
+
+
+def _set(part: RunSet, by: By | None) -> dict[str, Any]:
+    macro, macro_null = part.macro
+    out: dict[str, Any] = {}
+    for name, _words in _PARTS:
+        out[name] = as_dict(part.score(part.part(name)))
+        members = part.part(name)
+        seen, left_out = part.null_quantiles(members), part.null_quantiles(members, out=True)
+        out[name]["null_p90_abs_frac"] = seen and seen[1]
+        out[name]["null_other_sources_median_abs_frac"] = left_out and left_out[0]
+        out[name]["null_other_sources_p90_abs_frac"] = left_out and left_out[1]
+    out |= {"macro_mean_abs_frac": macro, "null_macro_mean_abs_frac": macro_null, "memory": part.memory}
+    out |= {"rank_groups": part.rank_groups, "plan_groups": part.plan_groups}
+    if by is not None:
+        out[f"by_{by}"] = {name: as_dict(found) for name, found in part.by(by).items()}
+    return out
+
+
+def _result(board: Board, by: By | None) -> dict[str, Any]:
+    first = board.sets[0]
+    return {
+        "summary": as_dict(first.score(first.part("trusted"))),
+        "rows": [_row(p, part.intervals.get(p.run.run_id)) for part in board.sets for p in part.rows],
+        "sets": {part.name: _set(part, by) for part in board.sets},
+        "detail": {p.run.run_id: _detail(p) for p in board.rows},
+    }
+
+
+def _headline(board: Board) -> str:
+    first = board.sets[0]
+    found = first.score(first.part("trusted"))
+    if found.median_abs_frac is None:
+        return _("{set}: none of {n} runs could be predicted.").format(set=first.name, n=found.n)
+    return _(
+        "{set}: {predicted} of {n} runs of trust A and B predicted; median error {median} %, P90 {p90} %;"
+        " the null model's median is {null} %."
+    ).format(
+        set=first.name,
+        predicted=found.predicted,
+        n=found.n,
+        median=_percent(found.median_abs_frac),
+        p90=_percent(found.p90_abs_frac),
+        null=_percent(found.null_median_abs_frac),
+    )
+
+
+def validation_report(board: Board, *, inputs: Mapping[str, Any], by: By | None = None, against: str | None = None) -> Report:
+    """The report of a validation.
+
+    ``summary`` in the JSON answer is that of trust A and B of the first set; ``sets`` holds the others.
+    """
+    tables = [_board_table(board)]
+    tables += [_null_table(board)] if against else []
+    if by is not None:
+        tables += [_by_table(part, by) for part in board.sets]
+    memory, refused = _memory_table(board), _refused_table(board)
+    tables += [memory] if memory else []
+    for part in board.sets:
+        if part.plan_groups:
+            tables.append(
+                _group_table(_("{set}: plans for one model on one machine").format(set=part.name), part.plan_groups[:12])
+            )
+        if part.rank_groups:
+            tables.append(
+                _group_table(_("{set}: step times of one source on one accelerator").format(set=part.name), part.rank_groups)
+            )
+        tables.append(_worst_table(part))
+    tables += [refused] if refused else []
+    return Report(
+        kind="validation",
+        inputs=inputs,
+        result=_result(board, by),
+        headline=_headline(board),
+        tables=tuple(tables),
+        assumptions=notes(),
+        sources=tuple(sorted({p.run.source for p in board.rows})),
+        definitions=_DEFINITIONS,
+    )
