@@ -320,7 +320,7 @@ def _assumptions(problem: Problem, run: Iterable[Estimate], q: _Question) -> tup
 
 def _warnings(problem: Problem, found: Found) -> tuple[str, ...]:
     out = [
-        _("the cost model is a first version, not yet validated on published runs: compare plans, do not trust seconds"),
+        _("the cost model is a first version: suanchou validate shows how far it is off; compare plans, do not trust seconds"),
         *problem.cluster.warnings,
     ]
     if problem.work.arch.vision is not None:
