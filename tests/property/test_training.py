@@ -133,18 +133,10 @@ def test_better_hardware_is_never_slower(data, name, more):
         machine(p, net=more),
         machine(p, latency=1 / more),
         machine(p, node={"host_link_byte_per_s": p.host_link_byte_per_s * more}),
-    ):
-        assert second(better, s) <= before * (1 + 1e-9)
-    # Gradients hide behind kernels only, not behind kernels that wait for the host, for the ring of keys and values or for the
-    # weights of the next layer: there a quicker kernel leaves less to hide behind.
-    one, none = np.ones(1), np.zeros(1)
-    resident = replace(s, offload_weight=none, offload_activation=none, cp=one, ep=one, zero=np.minimum(s.zero, 2.0))
-    before = second(p, resident)
-    for better in (
         machine(p, memory_bandwidth_byte_per_s=p.accelerator.memory_bandwidth_byte_per_s * more),
         machine(p, peak_flop_per_s=peaks(p, more)),
     ):
-        assert second(better, resident) <= before * (1 + 1e-9)
+        assert second(better, s) <= before * (1 + 1e-9)
 
 
 @given(data=st.data(), name=names, scale=st.floats(0.05, 20))
