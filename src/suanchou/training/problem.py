@@ -170,6 +170,7 @@ class Problem:
             sp=s.sp,
             gradient_byte=self.stack.gradient_byte,
             attention="flash" if self.stack.attention == "flash" else "eager",
+            fused=self.stack.fused,
         )
 
     def group(self, size: Num, stride: Num) -> Members:

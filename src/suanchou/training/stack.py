@@ -25,6 +25,7 @@ class Stack:
     name: str
     title: str
     attention: str
+    fused: bool
     zero_stages: tuple[int, ...]
     weight_byte: float
     gradient_byte: float
@@ -86,7 +87,7 @@ def stack(name: str) -> Stack:
     return Stack(**values, sources=sources)
 
 
-_VALUE: Mapping[str, Callable[[Any], Any]] = {"attention": str, "zero_stages": lambda text: tuple(json.loads(text))}
+_VALUE: Mapping[str, Callable[[Any], Any]] = {"attention": str, "fused": bool, "zero_stages": lambda text: tuple(json.loads(text))}
 
 
 def default_stack(vendor: str) -> Stack:
