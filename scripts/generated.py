@@ -31,13 +31,18 @@ _SHARED = {"output_format", "as_json", "output_path", "dump_scenario", "_lang", 
 def commands(group: click.Group | None = None, prefix: str = "suanchou") -> Iterator[tuple[str, click.Command]]:
     """Every command that does something, with its full name."""
     group = group or cli
-    context = click.Context(group)
+    context = _context(group)
     for name in group.list_commands(context):
         command = group.get_command(context, name)
         if isinstance(command, click.Group):
             yield from commands(command, f"{prefix} {name}")
         elif command is not None:
             yield f"{prefix} {name}", command
+
+
+def _context(command: click.Command, name: str = "suanchou") -> click.Context:
+    """A context with the help options of the program; click keeps the first it sees for good."""
+    return click.Context(command, info_name=name, help_option_names=list(cli.context_settings["help_option_names"]))
 
 
 def _cell(text: str) -> str:
@@ -49,7 +54,7 @@ def _table(rows: list[tuple[str, str]]) -> list[str]:
 
 
 def _records(command: click.Command, shared: bool) -> list[tuple[str, str]]:
-    context = click.Context(command)
+    context = _context(command)
     chosen = [
         parameter
         for parameter in command.get_params(context)
@@ -77,7 +82,7 @@ def cli_reference() -> str:
         *_table(_records(found[0][1], shared=True)),
     ]
     for name, command in found:
-        context = click.Context(command, info_name=name)
+        context = _context(command, name)
         usage = " ".join([name, *command.collect_usage_pieces(context)])
         lines += [f"## {name}", "", command.help or "", "", "```text", usage, "```", ""]
         own = _records(command, shared=False)

@@ -100,7 +100,9 @@ def problems() -> list[str]:
     ]
     found += [f"fuzzy: {m.id!r}" for m in current if m.id and m.fuzzy]
     found += [f"{m.id!r}: {error}" for m in current for error in m.check()]
-    found += [f"other fields: {m.id!r}" for m in current if m.id and isinstance(m.id, str) and fields(m.id) != fields(m.string)]
+    found += [
+        f"other fields: {m.id!r}" for m in current if m.string and isinstance(m.id, str) and fields(m.id) != fields(m.string)
+    ]
     if MO.read_bytes() != compiled(current):
         found.append(f"{MO.relative_to(ROOT)} is not the compiled form of {PO.relative_to(ROOT)}")
     return found

@@ -202,7 +202,7 @@ def structure(data: Mapping[str, Any], into: type[T], where: str) -> T:
     except BaseValidationError as error:
         problems = list(_problems(error, "$"))
     except SpecError as error:
-        problems = [("$", error.what, error.hint)]
+        problems = [(error.where or "$", error.what, error.hint)]
     first_path, first, hint = problems[0]
     more = "".join(f"\n  {where}: {path}: {what}" for path, what, _hint in problems[1:])
     raise SpecError(first + more, where=f"{where}: {first_path}", hint=hint)
@@ -297,7 +297,7 @@ def _problems(error: BaseException, path: str) -> Iterable[tuple[str, str, str |
             close = difflib.get_close_matches(key, known, n=1)
             yield f"{path}.{key}", "unknown key", f"did you mean {close[0]}?" if close else f"known: {', '.join(known)}"
     elif isinstance(error, SpecError):
-        yield path, error.what, error.hint
+        yield error.where or path, error.what, error.hint
     elif isinstance(error, KeyError):
         yield path, "missing", f"add a line {error.args[0]}: ..."
     else:

@@ -56,6 +56,23 @@ CASES: dict[str, tuple[dict[str, Any], Any, tuple[str, ...]]] = {
     "gpt_neox": ({}, FUSED_QKV, ("eager", "sdpa")),
     "opt": ({"ffn_dim": 704, "word_embed_proj_dim": 256}, TRANSFORMERS, ("eager", "sdpa")),
     "bloom": ({"n_head": 8}, TRANSFORMERS, ("eager",)),
+    "mixtral": ({"num_local_experts": 8}, TRANSFORMERS, ("eager", "sdpa")),
+    "qwen3_moe": ({"head_dim": 32, "num_experts": 8, "num_experts_per_tok": 2}, TRANSFORMERS, ("eager", "sdpa")),
+    # torch has no flash kernel for values narrower than keys
+    "deepseek_v3": (
+        {
+            "num_key_value_heads": 8,
+            "kv_lora_rank": 64,
+            "q_lora_rank": 96,
+            "qk_nope_head_dim": 32,
+            "qk_rope_head_dim": 16,
+            "v_head_dim": 32,
+            "head_dim": 16,
+            "first_k_dense_replace": 3,
+        },
+        TRANSFORMERS,
+        ("eager",),
+    ),
     "falcon": ({"num_kv_heads": 8, "alibi": False}, replace(TRANSFORMERS, softmax_fp32=False), ("eager",)),
 }
 OWN_CORE = {"bloom", "falcon"}

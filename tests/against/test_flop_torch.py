@@ -35,7 +35,7 @@ ATTENTION = {
 SMALL: dict[str, Any] = {
     "vocab_size": 101,
     "hidden_size": 64,
-    "num_hidden_layers": 3,
+    "num_hidden_layers": 2,
     "num_attention_heads": 4,
     "num_key_value_heads": 2,
     "intermediate_size": 90,
@@ -65,7 +65,7 @@ CASES: dict[str, tuple[dict[str, Any], str]] = {
     "gpt_neox": ({}, "eager sdpa"),
     "opt": ({"ffn_dim": 90, "word_embed_proj_dim": 32}, "eager sdpa"),
     "bloom": ({}, "eager"),
-    "mpt": ({"d_model": 64, "n_heads": 4, "n_layers": 3}, "eager"),
+    "mpt": ({"d_model": 64, "n_heads": 4, "n_layers": 2}, "eager"),
     "falcon": ({"num_kv_heads": 2, "new_decoder_architecture": True}, "eager sdpa"),
     "phi": ({}, "eager sdpa"),
     "phi3": ({}, "eager sdpa"),
@@ -239,7 +239,7 @@ RECURRENT: dict[str, dict[str, Any]] = {
         "head_dim": 16,
         "attention_window_size": 16,
     },
-    "lfm2": {"layer_types": ["conv", "full_attention", "conv"], "block_auto_adjust_ff_dim": False},
+    "lfm2": {"num_hidden_layers": 3, "layer_types": ["conv", "full_attention", "conv"], "block_auto_adjust_ff_dim": False},
 }
 
 

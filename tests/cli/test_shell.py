@@ -120,7 +120,14 @@ def test_error_is_three_lines(suanchou, monkeypatch):
 
 @pytest.mark.parametrize(
     ("error", "code"),
-    [(SpecError("x"), 3), (Infeasible("x"), 4), (MissingData("x"), 5), (KeyboardInterrupt(), 130), (ZeroDivisionError("x"), 1)],
+    [
+        (SpecError("x"), 3),
+        (Infeasible("x"), 4),
+        (MissingData("x"), 5),
+        (KeyboardInterrupt(), 130),
+        (SystemExit(130), 130),
+        (ZeroDivisionError("x"), 1),
+    ],
 )
 def test_exit_codes(suanchou, monkeypatch, error, code):
     register(monkeypatch, raising(error))
@@ -225,12 +232,23 @@ def test_write_is_atomic(tmp_path, monkeypatch):
 
     with monkeypatch.context() as patch:
         patch.setattr(os, "replace", fail)
-        with pytest.raises(OSError, match="disk full"):
+        with pytest.raises(SpecError, match="disk full"):
             write_atomically(path, "new")
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
     write_atomically(path, "new")
     assert path.read_text() == "new"
+    assert path.stat().st_mode & 0o777 == 0o666 & ~umask()
+    for place in (tmp_path, tmp_path / "missing" / "r.json"):
+        with pytest.raises(SpecError) as caught:
+            write_atomically(place, "new")
+        assert caught.value.where == str(place)
+
+
+def umask() -> int:
+    before = os.umask(0)
+    os.umask(before)
+    return before
 
 
 def test_dump_scenario(suanchou, sample, tmp_path):

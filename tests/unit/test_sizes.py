@@ -21,10 +21,11 @@ def long_files(root: Path) -> Iterator[str]:
 
 
 def code_lines(node: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
-    """Lines of a function without its docstring."""
+    """Lines of a function's body, without its docstring; a long list of named parameters is no complexity."""
     first = node.body[0]
     doc = isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant) and isinstance(first.value.value, str)
-    return node.end_lineno - node.lineno + 1 - (first.end_lineno - first.lineno + 1 if doc else 0)
+    start = first.end_lineno + 1 if doc else first.lineno
+    return node.end_lineno - start + 1
 
 
 def long_functions(root: Path) -> Iterator[str]:
@@ -45,4 +46,4 @@ def test_functions_are_short():
 def test_the_check_sees_what_is_long(tmp_path):
     (tmp_path / "long.py").write_text("def f():\n    '''Doc.\n    '''\n" + "    x = 1\n" * 400)
     assert list(long_files(tmp_path)) == ["long.py: 403 lines"]
-    assert list(long_functions(tmp_path)) == ["long.py:1 f: 401 lines"]
+    assert list(long_functions(tmp_path)) == ["long.py:1 f: 400 lines"]

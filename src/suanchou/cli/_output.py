@@ -48,21 +48,25 @@ def write_atomically(path: Path, text: str) -> None:
 
     Raises
     ------
-    SpecError : the folder cannot be written to.
+    SpecError : a directory, or a place that cannot be written to.
     """
+    if path.is_dir():
+        raise SpecError("this is a directory", where=str(path), hint="give a file name")
+    temporary = None
     try:
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    except OSError as error:
-        raise SpecError(f"cannot write: {error.strerror}", where=str(path), hint="choose another folder") from None
-    try:
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
         with os.fdopen(handle, "w", encoding="utf-8", newline="") as file:
             file.write(text)
         umask = os.umask(0)
         os.umask(umask)
-        os.chmod(name, 0o666 & ~umask)
-        os.replace(name, path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
+        os.chmod(temporary, 0o666 & ~umask)
+        os.replace(temporary, path)
+    except BaseException as error:
+        if temporary is not None:
+            Path(temporary).unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            why = error.strerror or str(error)
+            raise SpecError(f"cannot write: {why}", where=str(path), hint="choose another place") from None
         raise
 
 

@@ -141,6 +141,8 @@ def fabric(cluster: Cluster, eff: Efficiency) -> Fabric:
 
     A level between the two (islands joined over PCIe inside a node) is passed over as if it were the widest one.
 
+    Where a node has islands, whatever leaves an island is priced as if it left the node.
+
     Raises
     ------
     MissingData : several nodes and no network ports known.

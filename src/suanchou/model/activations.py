@@ -116,22 +116,23 @@ def _core_saved(
     expand: Num,
     row: Num,
     key: Num,
-    whole_product: bool,
-    rotary: bool,
+    beside: Num,
+    output_copied: bool,
     selective: bool,
 ) -> Iterator[Saved]:
     """Inputs and output of the attention core, and what lies between.
 
     ``q``, ``k``, ``v``, ``o`` are elements, ``expand`` query heads per KV head, ``row`` score rows (tokens x heads) of
-    ``key`` columns. ``whole_product``: values are a view of the whole product of q, k and v.
+    ``key`` columns. ``beside``: what values that are a view of a wider product keep of it. ``output_copied``: the output has
+    the layout of the rotated queries, so that the projection reads a copy.
     """
     e = shape.element_byte
     eager = shape.attention == "eager"
     # eager torch products keep copies, with keys and values repeated for every query head
     copied = eager and not stack.fused and not selective
     inputs = q + (k + v) * (expand if copied else 1.0)
-    if whole_product and rotary and not copied:
-        inputs = inputs + q + k
+    if not copied:
+        inputs = inputs + beside
     yield Saved(name=f"{prefix}.core.input", byte=e * inputs)
     yield Saved(name=f"{prefix}.out.input", byte=e * o)
     if selective:
@@ -141,8 +142,7 @@ def _core_saved(
         yield Saved(name=f"{prefix}.core.scores", byte=score * row * key)
         return
     yield Saved(name=f"{prefix}.core.logsumexp", byte=stack.statistic_byte * row)
-    if whole_product and rotary:
-        # laid out by heads like the rotated queries, so that the projection reads a copy
+    if output_copied:
         yield Saved(name=f"{prefix}.core.output", byte=e * o)
 
 
@@ -157,6 +157,7 @@ def _attention_saved(a: Attention, shape: Shape, stack: Stack, prefix: str, sele
         rows = token * (heads + (0.0 if a.shares_kv else kv_heads)) if a.qk_norm != "full" else 2.0 * token
         norm = Norm(kind="layer" if a.qk_norm_bias else "rms")
         yield from _norm_saved(f"{prefix}.qk_norm", norm, shape, stack, width=(q + own_k) / rows, rows=rows)
+    split = stack.fused_qkv and not a.cross
     key = shape.seq if not a.cross or shape.encoder_seq is None else shape.encoder_seq
     yield from _core_saved(
         shape,
@@ -170,8 +171,8 @@ def _attention_saved(a: Attention, shape: Shape, stack: Stack, prefix: str, sele
         expand=heads / kv_heads,
         row=token * heads,
         key=key,
-        whole_product=stack.fused_qkv and not a.cross,
-        rotary=a.rotary,
+        beside=q + k if split and a.rotary else 0.0,
+        output_copied=split and a.rotary,
         selective=selective,
     )
     if a.output_gate:
@@ -201,8 +202,8 @@ def _latent_saved(a: LatentAttention, shape: Shape, stack: Stack, prefix: str, s
         expand=1.0,
         row=token * heads,
         key=shape.seq,
-        whole_product=False,
-        rotary=True,
+        beside=0.0 if stack.fused else token * heads * a.d_nope,
+        output_copied=False,
         selective=selective,
     )
 
@@ -267,7 +268,8 @@ def _mlp_saved(mlp: MLP, shape: Shape, stack: Stack, prefix: str, *, element: Nu
 def _moe_saved(moe: MoE, d_model: int, shape: Shape, stack: Stack) -> Iterator[Saved]:
     """Router scores in fp32, the tokens sorted by expert, and what lies inside the experts.
 
-    The routing weights are applied inside the experts' activation, so the experts' output is not kept.
+    Fused stacks apply the routing weights inside the experts' activation; unfused, they multiply the experts' output, which
+    is then kept as well.
     """
     e = shape.element_byte
     rows = expert_rows(moe, shape)
@@ -277,6 +279,8 @@ def _moe_saved(moe: MoE, d_model: int, shape: Shape, stack: Stack) -> Iterator[S
         yield Saved(name="moe.latent_out.input", byte=e * shape.token_sp * moe.d_latent)
     yield Saved(name="moe.experts.up.input", byte=e * rows * (moe.d_latent or d_model))
     yield from _mlp_saved(moe.expert, shape, stack, "moe.experts", element=rows * moe.expert.d_ff / expert_tp)
+    if not stack.fused:
+        yield Saved(name="moe.experts.output", byte=e * rows * (moe.d_latent or d_model))
     if moe.shared is not None:
         yield from _mlp_saved(moe.shared, shape, stack, "moe.shared", element=shape.token * moe.shared.d_ff / shape.tp)
 

@@ -9,8 +9,9 @@ from typing import Any
 
 from suanchou.errors import SpecError
 from suanchou.estimate import Estimate
-from suanchou.i18n import N_, _
+from suanchou.i18n import N_, _, language
 from suanchou.report.report import Column, Report, Table
+from suanchou.units import fmt
 
 __all__ = ["explain", "read_envelope", "read_file"]
 
@@ -76,33 +77,42 @@ def _node(root: Estimate, path: str) -> Estimate:
     return root.find(path)
 
 
-def _value(node: Estimate) -> str:
-    return f"{node.value:,.6g}" if abs(node.value) < 1e6 else f"{node.value:.6g}"
+def _si(value: float, unit: str) -> str:
+    """The value as it stands in the file."""
+    return f"{value:,.6g} {unit}" if abs(value) < 1e6 else f"{value:.6g} {unit}"
+
+
+def _human(value: float, unit: str) -> str:
+    """The value as people write it; units that have no such form stay as they are."""
+    try:
+        return fmt(value, unit, lang=language(), digits=4)
+    except ValueError:
+        return _si(value, unit)
 
 
 def _rows(node: Estimate, lead: str = "", child_lead: str = "") -> list[tuple[str, ...]]:
-    rows: list[tuple[str, ...]] = [(lead + node.name, _value(node), node.unit, _(node.grade))]
+    rows: list[tuple[str, ...]] = [(lead + node.name, _human(node.value, node.unit), _(node.grade))]
     for i, child in enumerate(node.children):
         last = i == len(node.children) - 1
         rows += _rows(child, child_lead + ("└─ " if last else "├─ "), child_lead + ("   " if last else "│  "))
     return rows
 
 
+_GRADES = (N_("exact"), N_("measured"), N_("fitted"), N_("datasheet"), N_("derived"), N_("assumed"))
 _TREE_COLUMNS = (
     Column(name=N_("name"), align="left"),
     Column(name=N_("value")),
-    Column(name=N_("unit"), align="left"),
     Column(name=N_("grade"), align="left"),
 )
 _FIELD_COLUMNS = (Column(name=N_("field"), align="left"), Column(name=N_("content"), align="left"))
 
 
 def _fields(node: Estimate, path: str) -> Table:
-    rows = [(_("path"), path), (_("value"), f"{_value(node)} {node.unit}")]
+    shown, stored = _human(node.value, node.unit), _si(node.value, node.unit)
+    rows = [(_("path"), path), (_("value"), shown if shown == stored else f"{shown} ({stored})")]
     if node.low is not None or node.high is not None:
-        low = "?" if node.low is None else f"{node.low:.6g}"
-        high = "?" if node.high is None else f"{node.high:.6g}"
-        rows.append((_("range"), f"{low} .. {high} {node.unit}"))
+        ends = ("?" if end is None else _human(end, node.unit) for end in (node.low, node.high))
+        rows.append((_("range"), " .. ".join(ends)))
     if node.formula:
         rows.append((_("formula"), node.formula))
     rows.append((_("grade"), _(node.grade)))
@@ -128,7 +138,7 @@ def explain(data: Mapping[str, Any], path: str | None = None, *, where: str = "r
     if path is None:
         tables.append(Table(title="", columns=_TREE_COLUMNS, rows=tuple(_rows(node)), main=True))
     elif node.children:
-        rows = tuple((child.name, _value(child), child.unit, _(child.grade)) for child in node.children)
+        rows = tuple((child.name, _human(child.value, child.unit), _(child.grade)) for child in node.children)
         title = N_("computed from, as a sum") if node.summed else N_("computed from")
         tables.append(Table(title=title, columns=_TREE_COLUMNS, rows=rows, main=True))
     return Report(
@@ -138,6 +148,3 @@ def explain(data: Mapping[str, Any], path: str | None = None, *, where: str = "r
         headline=str(data.get("command", "")) if path is None else "",
         tables=tuple(tables),
     )
-
-
-_GRADES = (N_("exact"), N_("measured"), N_("fitted"), N_("datasheet"), N_("derived"), N_("assumed"))

@@ -132,13 +132,14 @@ def _shares(title: str, node: Estimate, names: Mapping[str, str], unit: str, not
 
 def _memory_note(plan: Plan) -> str:
     memory, capacity = plan.estimate["memory"], plan.problem.memory_byte
-    return _("{verdict}: {used} of {capacity} ({low} to {high}); {where}").format(
+    stages = {"first": _("first"), "middle": _("middle"), "last": _("last")}
+    return _("{verdict}: {used} of {capacity} ({low} to {high}), on the {stage} pipeline stage, the fullest").format(
         verdict=_(_VERDICTS[plan.verdict]),
         used=fmt_byte(memory.value, binary=True),
         capacity=fmt_byte(capacity, binary=True),
         low=fmt_byte(memory.low or memory.value, binary=True),
         high=fmt_byte(memory.high or memory.value, binary=True),
-        where=_(memory.formula),
+        stage=stages[plan.fullest_stage],
     )
 
 

@@ -6,7 +6,7 @@ import csv
 import dataclasses
 import io
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
@@ -16,13 +16,22 @@ from suanchou.report.glossary import definition
 from suanchou.report.report import Column, Report, Table
 
 if TYPE_CHECKING:
-    from rich.console import RenderableType
+    from rich.console import Console, ConsoleOptions, RenderableType
 
 __all__ = ["SCHEMA_VERSION", "envelope", "to_csv", "to_html", "to_json", "to_markdown", "to_rich"]
 
 SCHEMA_VERSION = 1
 _SHORT = 3
 """How many assumptions are listed unless all are asked for."""
+
+_GAP = 2
+"""Cells between two columns."""
+
+_HEADING = 9
+"""A heading over narrow numbers may be this wide before it wraps."""
+
+_FOLDED = 8
+"""Narrowest column of text, in which words are broken when nothing else helps."""
 
 
 def _plain(value: Any) -> Any:
@@ -167,28 +176,59 @@ def _wrapped(heading: str, width: int) -> str:
     return "\n".join(lines)
 
 
+def _fitted(widths: list[int], least: list[int], room: int) -> list[int]:
+    """Column widths that fit: the widest column gives way, first down to its longest word, then further; numbers never."""
+    widths = list(widths)
+    for floor in (least, [min(width, _FOLDED) for width in least]):
+        while sum(widths) > room:
+            free = [i for i, width in enumerate(widths) if width > floor[i] and least[i] > 0]
+            if not free:
+                break
+            widths[max(free, key=lambda i: (widths[i], i))] -= 1
+    return widths
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Drawn:
+    """A table that chooses its column widths when it knows how wide the terminal is."""
+
+    table: Table
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[RenderableType]:
+        from rich import box
+        from rich.cells import cell_len
+        from rich.table import Table as RichTable
+        from rich.text import Text
+
+        drawn = RichTable(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
+        headings, widths, least = [], [], []
+        for i, column in enumerate(self.table.columns):
+            cells = [row[i] for row in self.table.rows]
+            widest = max((cell_len(cell) for cell in cells), default=1)
+            left = column.align == "left"
+            headings.append(_heading(column) if left else _wrapped(_heading(column), max(widest, _HEADING)))
+            widths.append(max(widest, *(cell_len(line) for line in headings[-1].split("\n"))))
+            words = (cell_len(word) for cell in [*cells, headings[-1]] for word in cell.split())
+            # In a column of numbers only the heading wraps: 0 keeps the whole width.
+            least.append(max(words, default=1) if left and not column.whole else 0)
+        room = options.max_width - _GAP * (len(widths) - 1)
+        n_line = max(heading.count("\n") for heading in headings)
+        for column, heading, width in zip(self.table.columns, headings, _fitted(widths, least, room), strict=True):
+            bottom = "\n" * (n_line - heading.count("\n")) + heading
+            no_wrap = column.align == "right" or column.whole
+            drawn.add_column(Text(bottom), justify=column.align, width=width, no_wrap=no_wrap, overflow="fold")
+        for row in self.table.rows:
+            drawn.add_row(*(Text(cell) for cell in row))
+        yield drawn
+
+
 def _rich_table(table: Table) -> RenderableType:
-    from rich import box
-    from rich.cells import cell_len
     from rich.console import Group
-    from rich.table import Table as RichTable
     from rich.text import Text
 
-    drawn = RichTable(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
-    headings: list[str] = []
-    for i, column in enumerate(table.columns):
-        # A number is never broken over lines: in its column only the heading wraps.
-        widest = max((cell_len(row[i]) for row in table.rows), default=1)
-        headings.append(_heading(column) if column.align == "left" else _wrapped(_heading(column), max(widest, 9)))
-    n_line = max(heading.count("\n") for heading in headings)
-    for column, heading in zip(table.columns, headings, strict=True):
-        bottom = "\n" * (n_line - heading.count("\n")) + heading
-        drawn.add_column(Text(bottom), justify=column.align, no_wrap=column.align == "right" or column.whole, overflow="fold")
-    for row in table.rows:
-        drawn.add_row(*(Text(cell) for cell in row))
     title = [Text(_(table.title), style="bold")] if table.title else []
     note = [Text(_(table.note), style="dim")] if table.note else []
-    return Group(*title, drawn, *note)
+    return Group(*title, _Drawn(table), *note)
 
 
 def to_rich(report: Report, *, quiet: bool = False, verbose: bool = False) -> RenderableType:

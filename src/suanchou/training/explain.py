@@ -17,7 +17,7 @@ from suanchou.training.problem import Problem
 from suanchou.training.strategy import Strategy
 from suanchou.training.time import LayerTime, StageTime, StepTime, step_time
 
-__all__ = ["MEMORY_NAMES", "STEP_NAMES", "explain_memory", "explain_step", "step_parts", "verdict"]
+__all__ = ["MEMORY_NAMES", "STEP_NAMES", "explain_memory", "explain_step", "fullest_stage", "step_parts", "verdict"]
 
 STEP_NAMES = (
     "forward",
@@ -147,11 +147,15 @@ def _operator(op: Operator, flop: float) -> str:
     return f"memory-bound, {_number(op.byte):.4g} byte"
 
 
+def fullest_stage(problem: Problem, s: Strategy, acts: ActivationTable) -> str:
+    """The pipeline stage that needs most memory: ``first``, ``middle`` or ``last``."""
+    return max(STAGES, key=lambda stage: _number(stage_memory(problem, s, acts, stage).total))
+
+
 def explain_memory(problem: Problem, s: Strategy, acts: ActivationTable) -> Estimate:
     """Memory of the fullest stage by component; ``low`` to ``high`` is the allocator's band."""
-    stages = {stage: stage_memory(problem, s, acts, stage) for stage in STAGES}
-    stage = max(stages, key=lambda name: _number(stages[name].total))
-    memory = stages[stage]
+    stage = fullest_stage(problem, s, acts)
+    memory = stage_memory(problem, s, acts, stage)
     stack = problem.stack
     layers = _number(getattr(stage_layers(problem.n_layer, s.pp, s.virtual), stage))
     held = _number(in_flight(s.pp, s.virtual, s.micro_batches(problem.work), {"first": 0, "middle": 1}.get(stage, s.pp - 1)))

@@ -11,6 +11,7 @@ import numpy as np
 
 from suanchou.errors import Infeasible
 from suanchou.estimate import Estimate
+from suanchou.i18n import _
 from suanchou.machine import training_dtype
 from suanchou.machine.cluster import Cluster
 from suanchou.model.architecture import Architecture
@@ -50,6 +51,7 @@ class Plan:
     strategy: Strategy
     estimate: Estimate
     verdict: str
+    fullest_stage: str
     limit: tuple[tuple[str, float], ...]
     rivals: tuple[Rival, ...]
     found: Found
@@ -233,6 +235,7 @@ def plan(
         parameters=float(parameter_count(arch)),
         seq=seq,
         global_batch=global_batch,
+        n_rank=cluster.n_accelerator,
     )
     software = stack_named(stack) if stack else default_stack(cluster.groups[0].node.accelerator.vendor)
     question = _Question(
@@ -276,6 +279,7 @@ def _answer(problem: Problem, n_rank: int, found: Found, q: _Question, software:
         strategy=best,
         estimate=estimate,
         verdict=verdict(problem, memory),
+        fullest_stage=priced.fullest_stage,
         limit=tuple(item for item in limit if item[1] > 0.01)[:4],
         rivals=rivals,
         found=found,
@@ -291,29 +295,34 @@ def _rival(problem: Problem, best: dict[str, float], rival: Candidate) -> Rival:
 
 
 def _assumptions(problem: Problem, run: Iterable[Estimate], q: _Question) -> tuple[str, ...]:
-    work, stack = problem.work, problem.stack
-    given = (
-        [f"goodput {run_part['goodput'].value:g}" for run_part in run if run_part.name == "time"] if q.goodput is None else []
-    )
-    return (
+    work, stack, site = problem.work, problem.stack, problem.cluster.site
+    out = [
         *work.assumptions,
-        f"compute type {work.dtype}; software stack {stack.name} ({stack.title})",
-        "experts are evenly loaded" if any(kind.parameters.expert for kind in problem.kinds) else "",
-        *given,
-        f"electricity of {problem.cluster.site.region}, PUE {problem.cluster.site.pue:g}",
-    )
+        _("compute type {dtype}; software stack {name} ({title})").format(dtype=work.dtype, name=stack.name, title=stack.title),
+    ]
+    if any(kind.parameters.expert for kind in problem.kinds):
+        out.append(_("experts are evenly loaded"))
+    if q.goodput is None:
+        shares = [part["goodput"].value for part in run if part.name == "time"]
+        out += [_("goodput {share:g}").format(share=share) for share in shares]
+    out.append(_("electricity of {region}, PUE {pue:g}").format(region=site.region, pue=site.pue))
+    return tuple(out)
 
 
 def _warnings(problem: Problem, found: Found) -> tuple[str, ...]:
     out = [
-        "the cost model is a first version, not yet validated on published runs: compare plans, do not trust seconds",
+        _("the cost model is a first version, not yet validated on published runs: compare plans, do not trust seconds"),
         *problem.cluster.warnings,
     ]
     if problem.work.arch.vision is not None:
-        out.append("the vision tower counts in memory; its compute does not, as if all tokens were text")
+        out.append(_("the vision tower counts in memory; its compute does not, as if all tokens were text"))
     missing = problem.eff.assumed
     if missing:
-        out.append(f"efficiency of {problem.accelerator.family} is partly assumed: {', '.join(missing)}")
+        out.append(
+            _("efficiency of {family} is partly assumed: {names}").format(
+                family=problem.accelerator.family, names=", ".join(missing)
+            )
+        )
     if found.interrupted:
-        out.append("the search was interrupted: this is the best plan so far")
+        out.append(_("the search was interrupted: this is the best plan so far"))
     return tuple(dict.fromkeys(out))

@@ -8,7 +8,7 @@ import numpy as np
 
 from suanchou.estimate import Estimate
 from suanchou.model.flop import executed_flop_per_token, flop_per_token
-from suanchou.training.explain import explain_memory, explain_step
+from suanchou.training.explain import explain_memory, explain_step, fullest_stage
 from suanchou.training.problem import Problem
 from suanchou.training.search import Tables, tables
 from suanchou.training.strategy import LAYOUT_FIELDS, Strategy
@@ -24,6 +24,7 @@ class Priced:
     step: Estimate
     memory: Estimate
     utilisation: Estimate
+    fullest_stage: str
 
 
 def price(problem: Problem, s: Strategy) -> Priced:
@@ -40,6 +41,7 @@ def price(problem: Problem, s: Strategy) -> Priced:
         step=step,
         memory=explain_memory(problem, s, table.activation),
         utilisation=_utilisation(problem, s, step.value),
+        fullest_stage=fullest_stage(problem, s, table.activation),
     )
 
 

@@ -15,6 +15,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from suanchou.i18n import N_
 from suanchou.model.operators import Num
 from suanchou.training.memory import STAGES, ActivationTable, activation_table, host_byte, stage_memory
 from suanchou.training.problem import Problem
@@ -135,10 +136,10 @@ def _price(problem: Problem, layout: Strategy, table: Tables, options: Options, 
     n = np.asarray(layout.tp).shape[0]
     shape = (n, *options.shape)
     fits = np.broadcast_to(high_memory(problem, s, table.activation) <= problem.memory_byte, shape)
-    refused["needs more memory than the accelerator has"] += int(fits.size - np.count_nonzero(fits))
+    refused[N_("needs more memory than the accelerator has")] += int(fits.size - np.count_nonzero(fits))
     if options.offload_optimizer.any() and problem.node.host_memory_byte is not None:
         host = np.broadcast_to(host_byte(problem, s, table.activation) <= problem.node.host_memory_byte, shape)
-        refused["offload needs more memory than the host has"] += int(np.count_nonzero(fits & ~host))
+        refused[N_("offload needs more memory than the host has")] += int(np.count_nonzero(fits & ~host))
         fits = fits & host
     step = np.broadcast_to(step_time(problem, s, table.time, table.activation).total, shape)
     flat = np.where(fits, step, np.inf).reshape(n, -1)
@@ -163,7 +164,7 @@ def lower_bound_s(problem: Problem, layout: Strategy, table: Tables) -> NDArray[
     return np.broadcast_to(np.asarray(free.total, dtype=float), np.asarray(layout.tp).shape)
 
 
-BEATEN = "cannot beat the plans shown, even with free memory and free data parallelism"
+BEATEN = N_("cannot beat the plans shown, even with free memory and free data parallelism")
 
 
 def search(

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from suanchou.i18n import N_
 from suanchou.model.architecture import MLP, Architecture, Attention, LatentAttention, LinearAttention, MoE, StateSpace
 from suanchou.model.operators import Num
 from suanchou.training.workload import Workload
@@ -201,17 +202,17 @@ def _shardable(arch: Architecture, tp: int) -> str:
     for layer in dict.fromkeys(arch.layers):
         mixer = layer.mixer
         if isinstance(mixer, Attention | LatentAttention) and mixer.n_head % tp:
-            return "TP does not divide the attention heads"
+            return N_("TP does not divide the attention heads")
         if isinstance(mixer, Attention) and mixer.n_kv_head % tp and tp % mixer.n_kv_head:
-            return "TP and KV heads do not divide each other"
+            return N_("TP and KV heads do not divide each other")
         if isinstance(mixer, LinearAttention) and (mixer.n_value_head % tp or mixer.n_key_head % tp):
-            return "TP does not divide the heads of a linear-attention layer"
+            return N_("TP does not divide the heads of a linear-attention layer")
         if isinstance(mixer, StateSpace) and mixer.d_inner % tp:
-            return "TP does not divide the state-space width"
+            return N_("TP does not divide the state-space width")
         ffn = layer.ffn
         width = ffn.d_ff if isinstance(ffn, MLP) else ffn.expert.d_ff if isinstance(ffn, MoE) else tp
         if width % tp:
-            return "TP does not divide the MLP width"
+            return N_("TP does not divide the MLP width")
     return ""
 
 
@@ -266,11 +267,11 @@ def layouts(
         if tp_reason[tp]:
             out.refused[tp_reason[tp]] += 1
         elif pp > arch.n_layer:
-            out.refused["more pipeline stages than layers"] += 1
+            out.refused[N_("more pipeline stages than layers")] += 1
         elif work.global_batch % dp:
-            out.refused["DP does not divide the global batch"] += 1
+            out.refused[N_("DP does not divide the global batch")] += 1
         elif cp > 1 and work.seq % (2 * cp):
-            out.refused["twice CP does not divide the sequence"] += 1
+            out.refused[N_("twice CP does not divide the sequence")] += 1
         else:
             _add(out, work, (tp, cp, pp, dp), experts, fp8, most_micro_batch, fixed)
     table = np.concatenate(out.rows, axis=1) if out.rows else np.zeros((len(LAYOUT_FIELDS), 0), dtype=np.int64)
@@ -304,6 +305,6 @@ def _add(
     )
     virtual, micro_batch = grid[1], grid[2]
     fits = (virtual == 1) | ((per_replica // np.maximum(micro_batch, 1)) % pp == 0)
-    out.refused["interleaving needs micro-batches in multiples of PP"] += int((~fits).sum())
+    out.refused[N_("interleaving needs micro-batches in multiples of PP")] += int((~fits).sum())
     grid = grid[:, fits]
     out.rows.append(np.concatenate([np.tile(np.array([[tp], [cp], [pp], [dp]]), (1, grid.shape[1])), grid]))

@@ -309,7 +309,8 @@ def _gradient_reduce_s(problem: Problem, s: Strategy, slowest: StageTime) -> Num
         scatter = fabric.ring_s(byte, problem.group(shards, stride))
         across = fabric.all_reduce_s(byte / shards, problem.group(size / shards, stride * shards))
         whole = fabric.all_reduce_s(byte, problem.group(size, stride))
-        total = total + np.where(np.asarray(s.zero) >= 1, scatter + across, whole)
+        reduced = np.where(np.asarray(s.zero) >= 1, scatter + across, whole)
+        total = total + np.where(np.asarray(byte) > 0, reduced, 0.0)
     z = np.asarray(s.zero)
     every = np.where(z >= 2, s.micro_batches(problem.work), 1.0)
     layers = stage_layers(problem.n_layer, s.pp, s.virtual).middle
@@ -327,7 +328,8 @@ def _parameter_gather_s(problem: Problem, s: Strategy, slowest: StageTime) -> Nu
     for count, expert in ((parameters.dense, False), (parameters.expert, True)):
         stride = _replicas(problem, s, expert=expert)[1]
         shards = shard_count(problem, s, expert=expert)
-        total = total + fabric.ring_s(count * stack.weight_byte, problem.group(shards, stride))
+        gather = fabric.ring_s(count * stack.weight_byte, problem.group(shards, stride))
+        total = total + np.where(np.asarray(count) > 0, gather, 0.0)
     behind = _behind(problem, total, stack.overlap_parameter_gather * slowest.forward)
     exposed = np.maximum(behind, stack.bucket_frac * total)
     z = np.asarray(s.zero)

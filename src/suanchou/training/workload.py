@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from suanchou.errors import SpecError
+from suanchou.i18n import _
 from suanchou.model.architecture import Architecture
 from suanchou.training.defaults import batch_token, default
 
@@ -52,6 +53,14 @@ class Workload:
         return self.token / self.batch_token
 
 
+def _divisible_batch(wanted: float, n_rank: int) -> int:
+    """The batch nearest to ``wanted`` that the odd part of ``n_rank`` divides, times a power of two where there is room."""
+    unit = n_rank // (n_rank & -n_rank)
+    while unit < 64 and unit * 32 <= wanted:
+        unit *= 2
+    return max(1, round(wanted / unit)) * unit if unit <= 4 * wanted else max(1, round(wanted))
+
+
 def workload(
     arch: Architecture,
     *,
@@ -60,8 +69,9 @@ def workload(
     parameters: float,
     seq: int | None = None,
     global_batch: int | None = None,
+    n_rank: int = 1,
 ) -> Workload:
-    """A Workload with its open fields filled in and said so.
+    """A Workload with its open fields filled in and said so; a default batch is one that ``n_rank`` ranks can share out.
 
     Raises
     ------
@@ -71,7 +81,11 @@ def workload(
     if seq is None:
         longest = int(default("longest_default_seq").value)
         seq = min(arch.max_position, longest)
-        assumptions.append(f"sequence length {seq}: the model's context, at most {longest} (--seq changes it)")
+        assumptions.append(
+            _("sequence length {seq}: the model's context, at most {longest} (--seq changes it)").format(
+                seq=seq, longest=longest
+            )
+        )
     if arch.n_position and seq > arch.n_position:
         raise SpecError(
             f"the model has {arch.n_position} learned positions",
@@ -79,10 +93,12 @@ def workload(
             hint=f"use --seq {arch.n_position} or less",
         )
     if global_batch is None:
-        token_per_step, _ = batch_token(parameters)
-        global_batch = max(1, round(token_per_step / seq))
+        token_per_step, _source = batch_token(parameters)
+        global_batch = _divisible_batch(token_per_step / seq, n_rank)
         mi_token = global_batch * seq / 2**20
         assumptions.append(
-            f"global batch {global_batch} sequences = {mi_token:.3g} Mi tokens: common for models of this size (--batch)"
+            _("global batch {n} sequences = {mi:.3g} Mi tokens: common for models of this size (--batch)").format(
+                n=global_batch, mi=mi_token
+            )
         )
     return Workload(arch=arch, token=token, seq=seq, global_batch=global_batch, dtype=dtype, assumptions=tuple(assumptions))

@@ -115,7 +115,12 @@ def minimax(config: Config) -> Architecture:
     window = config.count("sliding_window") if "sliding_window" in config else None
     mixers: dict[str, Mixer] = {
         "linear_attention": LinearAttention(
-            kind="lightning", n_key_head=n_head, n_value_head=n_head, d_key=d_head, d_value=d_head
+            kind="lightning",
+            n_key_head=n_head,
+            n_value_head=n_head,
+            d_key=d_head,
+            d_value=d_head,
+            chunk=config.count("block_size", default=256),
         ),
         "full_attention": attention(config, window=window),
     }

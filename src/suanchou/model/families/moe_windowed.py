@@ -51,6 +51,7 @@ def llama4(config: Config) -> Architecture:
                 config,
                 bias=config.flag("attention_bias"),
                 window=window,
+                chunked=window is not None,
                 rotary=bool(turns),
                 qk_norm="head" if head_norm and turns else "none",
                 qk_norm_weight=False,

@@ -96,6 +96,7 @@ def mamba2_mixer(
         n_head=n_head,
         n_group=n_group,
         norm=norm,
+        chunk=config.count("mamba_chunk_size", "chunk_size", default=128 if config.text("model_type") == "nemotron_h" else 256),
         **bias,
     )
 

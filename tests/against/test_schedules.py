@@ -1,0 +1,174 @@
+"""The closed form of the pipeline in a step against an event walk of the schedule itself.
+
+What the closed form ``m * slowest + (sum of stages - slowest) / v`` is:
+
+* equal stages: exact, plain and interleaved;
+* plain 1F1B with the last stage (which has the head) slowest: exact, whatever the other stages take;
+* plain 1F1B otherwise: never too short; too long by at most the extra time of the slowest stage over those behind it;
+* interleaved with the head in the last chunk: exact but for the embedding, of which it counts too little;
+* interleaved with short outer stages: too long while the head takes less than the layer it replaces.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from schedule_walk import orders, walk
+
+from suanchou.training.memory import ActivationTable
+from suanchou.training.pipeline import in_flight, stage_layers
+from suanchou.training.strategy import Strategy
+from suanchou.training.time import LayerTime, step_time
+
+NOTHING_KEPT = ActivationTable(0.0, 0.0, 0.0, 0.0, 0.0)
+FORWARD = 1 / 3
+"""Share of the forward in forward and backward of a layer that takes one second."""
+
+degrees = st.integers(2, 8)
+
+
+def split(n_layer: int, p: int, v: int) -> list[list[int]]:
+    """Layers of every chunk by stage; left-over layers on the middle stages nearest to the end, then on the first."""
+    if v > 1 and n_layer % (p * v):
+        chunks = [[(n_layer + 2) // (p * v)] * v for _ in range(p)]
+        chunks[0][0] -= 1
+        chunks[-1][-1] -= 1
+        return chunks
+    base, left = divmod(n_layer // v, p)
+    stages = [base] * p
+    for r in [*reversed(range(1, p - 1)), 0][:left]:
+        stages[r] += 1
+    return [[layers] * v for layers in stages]
+
+
+def walked(chunks: list[list[int]], m: int, embedding: float, head: float) -> tuple[float, list[float]]:
+    """Seconds of the event walk and of one micro-batch on every stage."""
+    forward = [[n * FORWARD for n in stage] for stage in chunks]
+    backward = [[n * (1 - FORWARD) for n in stage] for stage in chunks]
+    for (r, c), extra in (((0, 0), embedding), ((-1, -1), head)):
+        forward[r][c] += extra * FORWARD
+        backward[r][c] += extra * (1 - FORWARD)
+    return walk(forward, backward, m).step_s, [sum(f) + sum(b) for f, b in zip(forward, backward, strict=True)]
+
+
+@pytest.fixture(scope="module")
+def closed(problem):
+    """Seconds of ``step_time`` for a model whose layers take one second, without sends."""
+    base = problem("llama-3.1-8b", "dgx-h100:64", seq=2048, batch=64)
+    one = base.work.arch.layers[:1]
+
+    def step(n_layer: int, p: int, v: int, m: int, embedding: float, head: float) -> float:
+        work = replace(base.work, arch=replace(base.work.arch, layers=one * n_layer), global_batch=m)
+        t = LayerTime(*(0.0,) * len(LayerTime._fields))._replace(
+            forward=FORWARD, backward=1 - FORWARD, embedding=embedding, head=head
+        )
+        found = step_time(replace(base, work=work), Strategy(pp=p, virtual=v), t, NOTHING_KEPT)
+        return float(found.micro_batches * found.slowest.total + found.bubble)
+
+    return step
+
+
+def test_order_of_a_small_interleaved_schedule():
+    # Two ranks, two chunks, two micro-batches: rank 1 runs chunk 0 of both, then one forward one backward of chunk 1.
+    assert orders(2, 2, 2)[1] == [
+        *(("F", 0, 0), ("F", 1, 0), ("F", 0, 1), ("B", 0, 1), ("F", 1, 1), ("B", 1, 1), ("B", 0, 0), ("B", 1, 0)),
+    ]
+    # The first rank warms up with 2 (p - 1) + (v - 1) p = 4 chunks, which are all there are.
+    assert [phase for phase, *_ in orders(2, 2, 2)[0]] == ["F"] * 4 + ["B"] * 4
+
+
+@settings(derandomize=True, max_examples=80, deadline=None)
+@given(p=degrees, v=st.integers(1, 6), layers=st.integers(1, 4), rounds=st.integers(1, 4))
+def test_equal_stages_are_exact(closed, p, v, layers, rounds):
+    n_layer, m = p * v * layers, p * rounds
+    exact, stages = walked(split(n_layer, p, v), m, 0.0, 0.0)
+    assert closed(n_layer, p, v, m, 0.0, 0.0) == pytest.approx(exact, rel=1e-9)
+    assert exact == pytest.approx(m * stages[0] + (p - 1) * stages[0] / v, rel=1e-9)
+
+
+@settings(derandomize=True, max_examples=80, deadline=None)
+@given(p=st.integers(1, 8), m=st.integers(1, 24), n_layer=st.integers(8, 40), embedding=st.floats(0, 1), head=st.floats(0, 6))
+def test_1f1b_is_exact_where_the_last_stage_is_slowest(closed, p, m, n_layer, embedding, head):
+    exact, stages = walked(split(n_layer, p, 1), m, embedding, head)
+    assume(stages[-1] == max(stages))
+    assert closed(n_layer, p, 1, m, embedding, head) == pytest.approx(exact, rel=1e-9)
+
+
+@settings(derandomize=True, max_examples=150, deadline=None)
+@given(p=degrees, m=st.integers(1, 24), n_layer=st.integers(8, 40), embedding=st.floats(0, 1), head=st.floats(0, 6))
+def test_1f1b_is_never_too_short(closed, p, m, n_layer, embedding, head):
+    exact, _ = walked(split(n_layer, p, 1), m, embedding, head)
+    assert closed(n_layer, p, 1, m, embedding, head) >= exact * (1 - 1e-9)
+
+
+@pytest.mark.parametrize("p", range(2, 9))
+def test_1f1b_is_too_long_by_what_the_slowest_stage_takes_more_than_those_behind_it(closed, p):
+    """At four layers a stage and two micro-batches a stage or more: below 4.5 % of the step."""
+    for n_layer in range(4 * p, 6 * p):
+        for m in (2 * p, 5 * p):
+            for head in (0.0, 0.3, 0.9, 2.0):
+                exact, stages = walked(split(n_layer, p, 1), m, 0.02, head)
+                excess = closed(n_layer, p, 1, m, 0.02, head) - exact
+                behind = sum(max(stages) - max(stages[r:]) for r in range(1, p))
+                assert -1e-9 <= excess <= behind + 1e-9
+                assert excess <= 0.045 * exact
+
+
+@settings(derandomize=True, max_examples=100, deadline=None)
+@given(p=degrees, v=st.integers(2, 6), layers=st.integers(1, 4), rounds=st.integers(1, 4), head=st.floats(0.1, 6))
+def test_interleaved_with_a_head_is_exact(closed, p, v, layers, rounds, head):
+    n_layer, m = p * v * layers, p * rounds
+    exact, _ = walked(split(n_layer, p, v), m, 0.0, head)
+    assert closed(n_layer, p, v, m, 0.0, head) == pytest.approx(exact, rel=1e-9)
+
+
+@settings(derandomize=True, max_examples=100, deadline=None)
+@given(p=degrees, v=st.integers(2, 6), layers=st.integers(1, 4), rounds=st.integers(1, 4), embedding=st.floats(0.001, 0.05))
+def test_interleaved_misses_the_embedding_of_the_first_round(closed, p, v, layers, rounds, embedding):
+    """The first chunk of the first stage feeds ``p`` micro-batches; each brings its embedding to the critical path."""
+    n_layer, m, head = p * v * layers, p * rounds, 1.0
+    exact, _ = walked(split(n_layer, p, v), m, embedding, head)
+    short = exact - closed(n_layer, p, v, m, embedding, head)
+    assert short == pytest.approx(p * embedding - embedding / v, rel=1e-6)
+    assert short <= 0.015 * exact
+
+
+@pytest.mark.parametrize(("head", "most"), [(0.2, 0.10), (0.8, 0.06), (1.2, 0.03), (3.0, 0.03)])
+def test_interleaved_with_short_outer_stages(closed, head, most):
+    for p, v, layers in ((3, 3, 3), (4, 2, 4), (4, 7, 1), (8, 2, 3), (8, 8, 2)):
+        n_layer = p * v * layers - 2
+        for m in (p, 4 * p):
+            exact, _ = walked(split(n_layer, p, v), m, 0.02, head)
+            assert 0.998 * exact <= closed(n_layer, p, v, m, 0.02, head) <= (1 + most) * exact
+
+
+@settings(derandomize=True, max_examples=150, deadline=None)
+@given(p=st.integers(1, 8), v=st.integers(1, 5), rounds=st.integers(1, 4), spare=st.integers(0, 7))
+def test_activations_in_flight_are_those_of_the_walk(p, v, rounds, spare):
+    m = rounds * p if v > 1 else max(1, rounds * p - spare)
+    ones = [[1.0] * v] * p
+    live = walk(ones, ones, m).live
+    for r in range(p):
+        assert float(in_flight(p, v, m, r)) * v == pytest.approx(live[r], rel=1e-12)
+
+
+@settings(derandomize=True, max_examples=200, deadline=None)
+@given(p=st.integers(1, 12), v=st.integers(1, 6), n_layer=st.integers(12, 130))
+def test_layers_on_stages_are_those_of_the_split(p, v, n_layer):
+    v = 1 if p == 1 else v
+    assume(v == 1 or n_layer % (p * v) == 0 or ((n_layer + 2) % (p * v) == 0 and n_layer >= p * v))
+    stages = [sum(chunks) for chunks in split(n_layer, p, v)]
+    assert sum(stages) == n_layer
+    found = stage_layers(n_layer, p, v)
+    middle = max(stages[1:-1]) if p > 2 else min(stages)
+    assert (float(found.first), float(found.middle), float(found.last)) == (stages[0], middle, stages[-1])
+
+
+def test_the_walk_counts_a_bubble_by_hand():
+    # Two stages of 1 + 2 seconds, two micro-batches: F F . B F? the last stage waits 1 s, works 6, then one backward of 2 s.
+    assert walk([[1.0], [1.0]], [[2.0], [2.0]], 2).step_s == 9.0
+    assert np.isclose(walk([[1.0]], [[2.0]], 5).step_s, 15.0)

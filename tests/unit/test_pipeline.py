@@ -1,0 +1,53 @@
+"""Stages by hand; the event walk checks the rest."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from suanchou.training.pipeline import bubble_s, in_flight, stage_layers
+
+
+@pytest.mark.parametrize(
+    ("n_layer", "pp", "virtual", "expected"),
+    [
+        (32, 1, 1, (32, 32, 32)),
+        (32, 2, 1, (16, 16, 16)),
+        (33, 2, 1, (17, 16, 16)),
+        (32, 4, 2, (8, 8, 8)),
+        # 80 over 3: 26 each and two left over, one for the middle, one for the first.
+        (80, 3, 1, (27, 27, 26)),
+        (34, 4, 1, (8, 9, 8)),
+        # 126 layers and embedding and head are 128 places: 16 stages of 8, the outer ones hold 7 layers.
+        (126, 16, 8, (7, 8, 7)),
+        (126, 16, 1, (7, 8, 7)),
+    ],
+)
+def test_layers_of_stages(n_layer, pp, virtual, expected):
+    assert tuple(float(x) for x in stage_layers(n_layer, pp, virtual)) == expected
+
+
+def test_layers_of_many_pipelines_at_once():
+    pp, virtual = np.array([1.0, 2.0, 4.0, 16.0]), np.array([1.0, 1.0, 2.0, 8.0])
+    many = stage_layers(126, pp, virtual)
+    for i in range(4):
+        one = stage_layers(126, float(pp[i]), float(virtual[i]))
+        assert tuple(column[i] for column in many) == tuple(float(x) for x in one)
+
+
+def test_in_flight_of_1f1b():
+    assert [float(in_flight(4, 1, 16, stage)) for stage in range(4)] == [4, 3, 2, 1]
+    assert float(in_flight(4, 1, 2)) == 2
+
+
+def test_in_flight_of_the_interleaved_schedule():
+    # Narayanan et al. 2021: 2 (p - r - 1) + (v - 1) p chunks in the warm-up, one more in the steady state.
+    assert float(in_flight(4, 2, 16, 0)) == (2 * 3 + 4 + 1) / 2
+    assert float(in_flight(4, 2, 16, 3)) == (4 + 1) / 2
+    assert float(in_flight(4, 2, 4, 0)) == 4
+
+
+def test_bubble_of_equal_stages():
+    assert bubble_s(4 * 3.0, 3.0, 1) == pytest.approx(3 * 3.0)
+    assert bubble_s(4 * 3.0, 3.0, 5) == pytest.approx(3 * 3.0 / 5)
+    assert bubble_s(3.0, 3.0, 1) == 0.0

@@ -1,0 +1,111 @@
+"""Days, card-hours, energy, carbon and money by hand."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from suanchou.training.defaults import default
+from suanchou.training.run import run_estimates
+
+
+def run(problem, step_s=2.0, n_rank=64, **fields):
+    return {part.name: part for part in run_estimates(problem, step_s, n_rank, **fields)}
+
+
+def machine(problem, *, node=None, **fields):
+    """The problem with other figures of its accelerator and node."""
+    old = problem.node
+    new = replace(old, accelerator=replace(old.accelerator, **fields), **(node or {}))
+    return replace(problem, cluster=replace(problem.cluster, groups=(replace(problem.cluster.groups[0], node=new),)))
+
+
+@pytest.fixture(scope="module")
+def llama(problem):
+    """4096 x 64 = 262,144 tokens per step."""
+    return problem("llama-3.1-8b", "dgx-h100:8", seq=4096, batch=64, token=2.62144e9)
+
+
+def test_steps_and_wall_time(llama):
+    parts = run(llama, goodput=0.5)
+    assert parts["time"]["steps"].value == pytest.approx(10_000)
+    assert parts["time"].value == pytest.approx(10_000 * 2.0 / 0.5)
+    assert parts["time"].grade == "exact"
+    assert (parts["time"].low, parts["time"].high) == (None, None)
+
+
+def test_default_goodput_has_a_range(llama):
+    share = default("goodput")
+    time = run(llama)["time"]
+    assert time.value == pytest.approx(20_000 / share.value)
+    assert time.low == pytest.approx(20_000 / share.high)
+    assert time.high == pytest.approx(20_000 / share.low)
+    assert time.low < time.value < time.high
+
+
+def test_card_hours_count_packages(llama):
+    assert run(llama, goodput=1.0)["card_hours"].value == pytest.approx(64 * 20_000 / 3600)
+    dual = machine(llama, dies=2)
+    assert run(dual, goodput=1.0)["card_hours"].value == pytest.approx(32 * 20_000 / 3600)
+
+
+def test_energy_of_whole_nodes(llama):
+    site, load = llama.cluster.site, default("power_frac").value
+    fed = machine(llama, node={"power_w": 10_000.0})
+    energy = run(fed, goodput=1.0)["energy"]
+    assert energy.value == pytest.approx(8 * 10_000 * load * site.pue * 20_000)
+    assert energy.low < energy.value < energy.high
+    carbon = run(fed, goodput=1.0)["carbon"]
+    assert carbon.value == pytest.approx(energy.value / 3.6e6 * site.gco2_per_kwh / 1000)
+
+
+def test_energy_of_boards_where_the_node_is_unknown(llama):
+    site, load = llama.cluster.site, default("power_frac").value
+    boards = machine(llama, node={"power_w": None}, tdp_w=500.0)
+    energy = run(boards, goodput=1.0)["energy"]
+    assert energy.value == pytest.approx(64 * 500 * load * site.pue * 20_000)
+    assert energy.grade == "assumed"
+    assert "hosts and network left out" in energy.formula
+
+
+def test_no_power_no_energy(llama):
+    dark = machine(llama, node={"power_w": None}, tdp_w=None)
+    assert not {"energy", "carbon"} & set(run(dark))
+
+
+def test_rent_wins_over_purchase(llama):
+    hours = 64 * 20_000 / 3600
+    rented = machine(llama, rent_usd_per_h=3.0, price_usd=30_000.0)
+    assert run(rented, goodput=1.0)["money"].value == pytest.approx(3.0 * hours)
+    given = run(rented, goodput=1.0, usd_per_accelerator_h=2.0)["money"]
+    assert given.value == pytest.approx(2.0 * hours)
+    assert given.sources == ("given by --usd-per-hour",)
+
+
+def test_a_rent_is_per_accelerator_of_two_dies(llama):
+    """The user rents accelerators; a rank is half of one."""
+    dual = machine(llama, dies=2)
+    assert run(dual, goodput=1.0, usd_per_accelerator_h=2.0)["money"].value == pytest.approx(2.0 * 32 * 20_000 / 3600)
+
+
+def test_purchase_is_spread_over_the_service_life(llama):
+    site = llama.cluster.site
+    bought = machine(llama, rent_usd_per_h=None, price_usd=30_000.0)
+    parts = run(bought, goodput=1.0)
+    hours = 64 * 20_000 / 3600
+    life_h = default("amortisation_year").value * 24 * 365.25
+    hardware = 30_000 * (1 + default("server_cost_frac").value) / life_h * hours
+    electricity = parts["energy"].value / 3.6e6 * site.usd_per_kwh
+    assert parts["money"].value == pytest.approx(hardware + electricity)
+
+
+def test_no_price_no_money(llama):
+    assert "money" not in run(machine(llama, rent_usd_per_h=None, price_usd=None))
+    assert "money" in run(machine(llama, rent_usd_per_h=None, price_usd=None), usd_per_accelerator_h=1.0)
+
+
+def test_every_part_says_how(llama):
+    for part in run(llama).values():
+        assert part.formula
+        assert part.unit in ("s", "card_h", "j", "kg", "usd")
