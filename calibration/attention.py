@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
+
 from gemm import REFERENCE
 from search import Constant, Error, Values, error, fit
-from tables import Row, column, device, fold, rows, weights
-
 from suanchou.cost.efficiency import Efficiency
 from suanchou.cost.kernels import attention_compute_s, blend
+from tables import Row, column, device, fold, rows, weights
 
 FORWARD = {
     "attention_forward_frac": Constant(0.6, 0.1, 1.0),
@@ -87,6 +87,9 @@ def predict(data: Table, values: Values) -> np.ndarray:
 def fitted(data: Table, fixed: Values, *, phase: str = "forward") -> Values:
     """Constants of one phase; ``fixed`` holds those already known."""
     free = dict(FORWARD) if phase == "forward" else {"attention_backward_frac": Constant(0.4, 0.1, 1.0)}
+    if len(set(data.width)) == 1 and "head_half" in free:
+        del free["head_half"]
+        fixed = {**fixed, "head_half": REFERENCE.entries["head_half"].value}
     if data.train.any():
         free |= MODULE
     found = fit(free, lambda v: predict(data, {**fixed, **v}), data.time, data.weight)

@@ -35,10 +35,10 @@ FAMILIES: dict[str, tuple[str, ...]] = {
     "nvidia-blackwell-gddr": ("rtx-pro-6000-blackwell",),
     "intel-arc": ("arc-pro-b60",),
 }
-"""Families and the accelerators whose kernels stand for them. An accelerator of a larger family gets constants of its own, too."""
+"""Families and the accelerators that stand for them. Each accelerator of a larger family has its own constants, too."""
 
 ALONE = ("h20-96gb",)
-"""Accelerators that their family does not describe: the H20 has a seventh of the H100's matrix rate at the same bandwidth."""
+"""Accelerators that their family does not describe: an H20 has a seventh of an H100's matrix rate and more bandwidth."""
 
 NAMES = {
     "aic-0.12.0": "aiconfigurator 0.12.0",
@@ -49,6 +49,9 @@ NAMES = {
     "llmservingsim": "LLMServingSim @5daddb2",
     "apex_plus": "apex_plus @8769096",
 }
+CAST: Values = {"launch_s": 2e-6, "memory_frac": 0.8}
+"""What a cast kernel is taken to cost where no streaming kernels were measured."""
+
 _SECONDS = ("gemm_launch_s", "attention_launch_s", "launch_s")
 _DROPPED = ("throttle_s", "module_s")
 
@@ -108,6 +111,7 @@ def fit_gemm(result: Result, part: str, members: tuple[str, ...], stream: Values
             lambda row: (
                 row["accelerator_id"] in members
                 and not sustained_source(row)
+                and not (len(members) > 1 and "acc out=fp32" in row["note"])
                 and not (row["accelerator_id"] == "h100-sxm5-80gb" and row["dtype"] == "int8")
             ),
         )
@@ -141,7 +145,7 @@ def sustained(part: str, members: tuple[str, ...], values: Values, result: Resul
 def fit_attention(result: Result, part: str, members: tuple[str, ...]) -> Values | None:
     """Attention of one part; backward where it was measured."""
     data = attention.table(*members)
-    if len(data.rows) < 60:
+    if len(data.rows) < 20:
         return None
     values = attention.fitted(data, {})
     tested = attention.held_out(data, {})
@@ -161,11 +165,11 @@ def fit_others(result: Result, part: str, members: tuple[str, ...]) -> Values:
     """Streaming kernels."""
     table = others.stream_rows(*members)
     if not table:
-        return {"launch_s": 2e-6, "memory_frac": 0.8}
+        return dict(CAST)
     values, tested, null = others.stream(table)
     result.add(part, "*", values, table, tested)
     result.shapes.append(("streaming", part, "*", (tested, None, null)))
-    return values
+    return {**CAST, **values}
 
 
 def fit_grouped(result: Result, part: str, members: tuple[str, ...], values: Values) -> None:
@@ -173,10 +177,18 @@ def fit_grouped(result: Result, part: str, members: tuple[str, ...], values: Val
     table = others.grouped_rows(*members)
     if not table:
         return
-    base = {**values, "gemm_frac": values["gemm_frac"] * values["sustained_frac"]}
-    found, tested, null = others.grouped(table, base)
-    result.add(part, "*", {"grouped_frac": found["grouped_frac"]}, table, tested)
+    found, tested, null = others.grouped(table, values)
+    result.add(part, "*", found, table, tested)
     result.shapes.append(("grouped GEMM", part, "*", (tested, None, null)))
+
+
+def derive_accumulation(result: Result) -> None:
+    """One value for NVIDIA: the mean of the accelerators whose training GEMMs accumulate in fp32."""
+    known = {row["part"]: float(row["value"]) for row in result.rows if row["quantity"] == "accumulate_frac"}
+    measured = {part: value for part, value in known.items() if part not in FAMILIES}
+    note = f"mean of the values fitted on {', '.join(sorted(measured))}"
+    result.rows = [row for row in result.rows if row["quantity"] != "accumulate_frac" or row["part"] in measured]
+    result.add("nvidia", "*", {"accumulate_frac": sum(measured.values()) / len(measured)}, (), None, note=note)
 
 
 def derive_backward(result: Result, fitted: dict[str, Values]) -> None:
@@ -212,9 +224,8 @@ SOURCE_TESTS: tuple[tuple[str, str, str, str, str], ...] = (
 
 def test_sources(result: Result) -> None:
     """Predict sources, and accelerators, that the fit has not seen."""
-    stream = {"launch_s": 2e-6, "memory_frac": 0.8}
     for dtype, source, one, other_source, other in SOURCE_TESTS:
-        base = None if dtype == "*" else stream
+        base = None if dtype == "*" else CAST
         train = gemm.table(dtype, lambda row: row["source"] == source and row["accelerator_id"] == one)  # noqa: B023
         test = gemm.table(dtype, lambda row: row["source"] == other_source and row["accelerator_id"] == other)  # noqa: B023
         values = gemm.fitted(train, base)
@@ -243,6 +254,7 @@ def main() -> None:
         if found:
             forward[part] = found
     derive_backward(result, forward)
+    derive_accumulation(result)
     test_sources(result)
     with TABLE.open("w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")

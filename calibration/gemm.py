@@ -6,12 +6,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
-from search import Constant, Error, Values, error, fit
-from tables import DTYPE, Row, column, device, fold, gemm_rows, weights
 
+from search import Constant, Error, Values, error, fit
 from suanchou.cost.efficiency import Efficiency, efficiency
 from suanchou.cost.kernels import blend, element_byte, gemm_compute_s
 from suanchou.machine.device import accelerator
+from tables import DTYPE, Row, column, device, fold, gemm_rows, weights
 
 CONSTANTS = {
     "gemm_launch_s": Constant(3e-6, 1e-6, 4e-5),

@@ -5,20 +5,23 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
+
 from gemm import REFERENCE
 from search import Constant, Error, Values, error, fit
+from suanchou.cost.efficiency import Efficiency
+from suanchou.cost.kernels import blend, grouped_compute_s
 from tables import Row, column, device, fold, rows, weights
 
-from suanchou.cost.efficiency import Efficiency
-from suanchou.cost.kernels import blend, gemm_compute_s
-
-STREAM = {"memory_frac": Constant(0.8, 0.2, 1.0), "launch_s": Constant(2e-6, 5e-7, 2e-5)}
+STREAM = {"memory_frac": Constant(0.8, 0.2, 1.0), "launch_s": Constant(2e-6, 1e-6, 2e-5)}
 
 
 def stream_rows(*accelerators: str) -> tuple[Row, ...]:
-    """Plain passes over memory. Norms, rotary and activations of inference stacks run at 0.3 to 0.6 of the bandwidth, the cast of
-    one stack at 0.1: these are kernels to avoid, not the device. The difference of two timings (amax) is too noisy and left out, and so are
-    sizes that a cache may hold and rows too few to fill the cores."""
+    """Plain passes over memory.
+
+    Norms, rotary and activations of inference stacks run at 0.3 to 0.6 of the bandwidth, the cast of one stack at 0.1: these
+    are kernels to avoid, not the device. The difference of two timings (amax) is too noisy and left out, and so are sizes
+    that a cache may hold and rows too few to fill the cores.
+    """
     return tuple(
         row
         for row in rows("elementwise")
@@ -31,7 +34,7 @@ def stream_rows(*accelerators: str) -> tuple[Row, ...]:
 
 
 def stream(table: tuple[Row, ...]) -> tuple[Values, Error | None, Error | None]:
-    """Share of the memory bandwidth and launch of element-wise kernels, with the held-out error and its null."""
+    """Share of the memory bandwidth of element-wise kernels, their launch where enough small ones were timed, errors."""
     byte, time, d, w = column(table, "bytes"), column(table, "time_us") * 1e-6, device(table, "bf16"), weights(table)
     held = fold(table, "bytes") == 0
 
@@ -41,7 +44,10 @@ def stream(table: tuple[Row, ...]) -> tuple[Values, Error | None, Error | None]:
     part = run(~held)
     predicted = part["launch_s"] + byte / (d.bandwidth * part["memory_frac"])
     null = byte / d.bandwidth / np.median(byte[~held] / d.bandwidth[~held] / time[~held])
-    return run(np.full(len(byte), True)), error(predicted[held], time[held]), error(null[held], time[held])
+    values = run(np.full(len(byte), True))
+    if (byte < 2e6).sum() < 20:
+        del values["launch_s"]
+    return values, error(predicted[held], time[held]), error(null[held], time[held])
 
 
 class Grouped:
@@ -63,15 +69,15 @@ class Grouped:
     def seconds(self, v: Values, base: Values) -> np.ndarray:
         """``base`` holds the GEMM constants."""
         names = {name: value for name, value in base.items() if name in Efficiency.__dataclass_fields__}
-        eff = replace(REFERENCE, **{**names, "core": self.device.core})
+        eff = replace(REFERENCE, **{**names, **v, "core": self.device.core})
         m = np.maximum(self.m, self.pairs / self.active)
-        total = v["launch_s"] * np.ones_like(self.time)
+        total = base["gemm_launch_s"] * np.ones_like(self.time)
         fused = self.fused * 1.0
         for n, k, used in (
             (np.where(self.fused, 2.0 * self.ffn, self.ffn), self.hidden, 1.0),
             (self.hidden, self.ffn, fused),
         ):
-            compute = gemm_compute_s(m, n, k, self.active, self.device.peak, eff) / v["grouped_frac"]
+            compute = grouped_compute_s(m, n, k, self.active, self.device.peak, eff)
             byte = 2.0 * (self.pairs * (n + k) + self.active * n * k)
             total = total + used * blend(
                 compute, byte / (self.device.bandwidth * base["gemm_memory_frac"]), base["blend_power"]
@@ -80,8 +86,7 @@ class Grouped:
         return total + moved / (self.device.bandwidth * base["gemm_memory_frac"])
 
 
-GROUPED = {"grouped_frac": Constant(0.7, 0.1, 1.0), "launch_s": Constant(1e-5, 2e-6, 1e-4)}
-"""The launch stands for all small kernels of a fused layer (permutation, sum, scheduling) and is dropped after the fit."""
+GROUPED = {"grouped_serial_frac": Constant(0.3, 0.01, 1.0)}
 
 
 def grouped_rows(*accelerators: str, source: str = "simumax") -> tuple[Row, ...]:
@@ -99,7 +104,7 @@ def grouped_rows(*accelerators: str, source: str = "simumax") -> tuple[Row, ...]
 
 
 def grouped(table: tuple[Row, ...], base: Values) -> tuple[Values, Error | None, Error | None]:
-    """Rate of grouped GEMMs over plain ones, with the held-out error and the null of one share of the peak."""
+    """How far groups run one by one, with the held-out error and the null of one share of the peak."""
     data = Grouped(table)
     held = data.fold == 0
     parts = [Grouped(tuple(row for row, use in zip(table, keep, strict=True) if use)) for keep in (~held, held)]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cache
 from importlib import resources
 from types import MappingProxyType
@@ -23,7 +23,7 @@ __all__ = ["QUANTITIES", "Efficiency", "EfficiencyValue", "efficiency"]
 QUANTITIES: Mapping[str, str] = MappingProxyType(
     {
         "gemm_frac": "share of the matrix peak that a large GEMM reaches, at the clock of a short burst",
-        "grouped_frac": "rate of a grouped GEMM over that of a plain one",
+        "grouped_serial_frac": "how far groups of a grouped GEMM run one by one: 0 shares waves and launch, 1 nothing",
         "sustained_frac": "share of the burst rate that the power limit leaves under sustained load",
         "attention_forward_frac": "share of the matrix peak in a long flash-attention forward kernel with heads of 128",
         "attention_backward_frac": "share of the matrix peak in a long flash-attention backward kernel with heads of 128",
@@ -57,8 +57,6 @@ _ANY = "*"
 _FOLLOWS = {"gemm_memory_frac": "memory_frac", "attention_memory_frac": "memory_frac", "gemm_launch_s": "launch_s"}
 """Quantities that take another one's value where nobody has measured them."""
 
-_SIXTEEN_BIT = ("bf16", "fp16")
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EfficiencyValue:
@@ -78,10 +76,13 @@ class EfficiencyValue:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Efficiency:
-    """The efficiency of one accelerator in one data type; every value knows its evidence in ``entries``."""
+    """The efficiency of one accelerator in 16 bits; every value knows its evidence in ``entries``.
+
+    ``variants`` holds, per other data type, the entries that differ there.
+    """
 
     gemm_frac: float
-    grouped_frac: float
+    grouped_serial_frac: float
     sustained_frac: float
     attention_forward_frac: float
     attention_backward_frac: float
@@ -109,11 +110,15 @@ class Efficiency:
     host_memory_byte_per_s: float
     host_link_byte_per_s: float
     entries: Mapping[str, EfficiencyValue]
-    path: tuple[str, ...] = ()
+    variants: Mapping[str, Mapping[str, EfficiencyValue]] = field(default_factory=dict)
 
     def for_dtype(self, dtype: str) -> Efficiency:
         """The values of the same accelerator in another data type."""
-        return _efficiency(self.path, _ANY if dtype in _SIXTEEN_BIT else dtype)
+        other = self.variants.get(dtype)
+        if not other:
+            return self
+        values = {name: entry.value for name, entry in other.items()}
+        return replace(self, **values, entries=MappingProxyType({**self.entries, **other}), variants={})
 
     @property
     def assumed(self) -> tuple[str, ...]:
@@ -146,19 +151,29 @@ def _table() -> Mapping[tuple[str, str, str], EfficiencyValue]:
     }
 
 
-@cache
-def _efficiency(path: tuple[str, ...], dtype: str) -> Efficiency:
+def _entry(path: tuple[str, ...], name: str, dtypes: tuple[str, ...]) -> EfficiencyValue | None:
+    """The nearest entry for a quantity, or for the one it follows."""
     table = _table()
-    keys = [(part, kind) for part in (*path, "default") for kind in dict.fromkeys((dtype, _ANY))]
+    names = (name, _FOLLOWS[name]) if name in _FOLLOWS else (name,)
+    keys = ((part, dtype, each) for each in names for part in (*path, "default") for dtype in dtypes)
+    return next((table[key] for key in keys if key in table), None)
+
+
+@cache
+def _efficiency(path: tuple[str, ...]) -> Efficiency:
     entries = {}
+    variants: dict[str, dict[str, EfficiencyValue]] = {dtype: {} for _, dtype, _ in _table() if dtype != _ANY}
     for name in QUANTITIES:
-        names = (name, _FOLLOWS[name]) if name in _FOLLOWS else (name,)
-        found = next((table[*key, each] for each in names for key in keys if (*key, each) in table), None)
+        found = _entry(path, name, (_ANY,))
         if found is None:
             raise MissingData(f"no {name} for {path[0]}", where="efficiency.csv")
         entries[name] = found
+        for dtype, differing in variants.items():
+            own = _entry(path, name, (dtype, _ANY))
+            if own is not None and own.dtype == dtype:
+                differing[name] = own
     values = {name: entry.value for name, entry in entries.items()}
-    return Efficiency(**values, entries=MappingProxyType(entries), path=path)
+    return Efficiency(**values, entries=MappingProxyType(entries), variants=MappingProxyType(variants))
 
 
 def efficiency(accelerator: Accelerator) -> Efficiency:
@@ -170,4 +185,4 @@ def efficiency(accelerator: Accelerator) -> Efficiency:
     ------
     MissingData : the tables have no value even for the default.
     """
-    return _efficiency((accelerator.id, *(accelerator.family_path or (accelerator.family,))), _ANY)
+    return _efficiency((accelerator.id, *(accelerator.family_path or (accelerator.family,))))

@@ -23,6 +23,7 @@ __all__ = [
     "blend",
     "element_byte",
     "gemm_compute_s",
+    "grouped_compute_s",
     "kernel_s",
     "kernels_s",
     "stream_s",
@@ -99,6 +100,17 @@ def gemm_compute_s(m: Num, n: Num, k: Num, count: Num, peak_flop_per_s: float, e
     return 2.0 * best / (largest * rate)
 
 
+def grouped_compute_s(m: Num, n: Num, k: Num, count: Num, peak_flop_per_s: float, eff: Efficiency) -> Num:
+    """Compute time of ``count`` groups with ``m`` rows each: between one launch that shares waves and a launch per group.
+
+    Libraries differ: a fused kernel deals the tiles of all groups to the cores, a loop over streams overlaps little.
+    """
+    shared = gemm_compute_s(m, n, k, count, peak_flop_per_s, eff)
+    single = gemm_compute_s(m, n, k, 1.0, peak_flop_per_s, eff)
+    serial = count * single + (count - 1.0) * eff.gemm_launch_s
+    return shared + eff.grouped_serial_frac * np.maximum(serial - shared, 0.0)
+
+
 def attention_compute_s(
     flop: Num, m: Num, n: Num, k: Num, count: Num, peak_flop_per_s: float, eff: Efficiency, *, phase: Phase = "forward"
 ) -> Num:
@@ -111,7 +123,7 @@ def attention_compute_s(
     m, n, k = np.asarray(m, dtype=float), np.asarray(n, dtype=float), np.asarray(k, dtype=float)
     share = eff.attention_forward_frac if phase == "forward" else eff.attention_backward_frac
     pair_flop = (4.0 if phase == "forward" else 10.0) * k
-    tile = np.minimum(_QUERY_TILE, 16.0 * np.ceil(m / 16.0))
+    tile = np.clip(16.0 * np.ceil(m / 16.0), 16.0, _QUERY_TILE)
     items = np.ceil(m / tile) * count
     row_flop = flop / np.maximum(count * m, 1.0)
     longest = np.minimum(pair_flop * n, 2.0 * row_flop)
@@ -144,9 +156,11 @@ def _linear_s(op: Operator, accelerator: Accelerator, base: Efficiency, dtype: s
     if narrow < wide:
         byte = byte - (wide - narrow) * (left + right)
         cast_s = base.launch_s + stream_s((wide + narrow) * left, accelerator, base)
-    compute_s = gemm_compute_s(op.m, op.n, op.k, op.count, accelerator.peak(gemm_dtype), eff)
+    peak = accelerator.peak(gemm_dtype)
     if op.kind == "grouped_gemm":
-        compute_s = compute_s / eff.grouped_frac
+        compute_s = grouped_compute_s(op.m, op.n, op.k, op.count, peak, eff)
+    else:
+        compute_s = gemm_compute_s(op.m, op.n, op.k, op.count, peak, eff)
     accumulated = np.maximum(op.byte - wide * (left + right + out), 0.0)
     scale = eff.memory_frac / eff.gemm_memory_frac
     exposed_s = eff.accumulate_frac * scale * stream_s(accumulated, accelerator, eff)
