@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import attention
+import collectives
 import gemm
 import others
 from report import write_page
@@ -64,6 +65,7 @@ class Result:
     shapes: list[tuple[str, str, str, tuple[Error | None, ...]]] = field(default_factory=list)
     sources: list[tuple[str, str, str, Error | None, Error | None]] = field(default_factory=list)
     clocks: list[tuple[str, str, float, float]] = field(default_factory=list)
+    links: list[tuple[str, str, tuple[Error | None, ...]]] = field(default_factory=list)
 
     def add(
         self, part: str, dtype: str, values: Values, used: tuple[Row, ...], tested: Error | None, *, note: str = ""
@@ -240,6 +242,43 @@ def test_sources(result: Result) -> None:
         )
 
 
+LINKS: dict[str, tuple[str, ...]] = {
+    "nvidia-ampere": ("a100-sxm4-80gb",),
+    "nvidia-hopper": ("h100-sxm5-80gb", "h200-sxm-141gb"),
+    "nvidia-blackwell": ("b200-sxm-180gb", "gb200"),
+    "nvidia-blackwell-ultra": ("b300-sxm-288gb", "gb300"),
+    "pcie": ("rtx-pro-6000-blackwell", "v100-pcie-16gb"),
+}
+"""Families (and PCIe) whose links are the mean of these accelerators'."""
+
+
+def fit_links(result: Result) -> None:
+    """Collectives inside scale-up domains."""
+    for part, members in LINKS.items():
+        found = []
+        for one in members:
+            data = collectives.table(one)
+            values, tested = collectives.fitted(data), collectives.held_out(data)
+            result.add(one, "*", values, data.rows, tested[0])
+            result.links.append((f"{NAMES['aic-0.12.0']} and others, {one}", f"{one}, sizes kept out", tested))
+            found.append(values)
+        mean = {name: sum(v[name] for v in found if name in v) / sum(name in v for v in found) for name in found[0] | found[-1]}
+        result.add(part, "*", mean, (), None, note=f"mean of the values fitted on {', '.join(members)}")
+    a100 = collectives.fitted(collectives.table("a100-sxm4-80gb"))
+    h200 = collectives.fitted(collectives.table("h200-sxm-141gb", "aic-0.12.0"))
+    for one, values, name, source in (
+        ("a100-sxm4-80gb", a100, "a100-sxm4-80gb", "vidur"),
+        ("a100-sxm4-80gb", a100, "a800-sxm4-80gb", "frontier"),
+        ("h200-sxm-141gb", h200, "h200-sxm-141gb", "apex_plus"),
+        ("h200-sxm-141gb", h200, "h100-sxm5-80gb", "apex_plus"),
+    ):
+        data = collectives.table(name, source)
+        large = data.byte >= 1e6
+        predicted = collectives.predict(data, {"send_frac": values["gather_frac"], **values})
+        pair = (error(predicted, data.time), error(predicted[large], data.time[large]), None)
+        result.links.append((f"{NAMES['aic-0.12.0']}, {one}", f"{NAMES[source]}, {name}", pair))
+
+
 def main() -> None:
     """Fit everything and write the table and the page."""
     result = Result()
@@ -256,6 +295,7 @@ def main() -> None:
     derive_backward(result, forward)
     derive_accumulation(result)
     test_sources(result)
+    fit_links(result)
     with TABLE.open("w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
         writer.writeheader()

@@ -46,7 +46,11 @@ class Table:
         set_("fold", fold(self.rows, "n", "k"))
         set_("weight", weights(self.rows))
         set_("accumulate", np.array(["acc out=fp32" in row["note"] for row in self.rows]))
-        set_("cast", np.array([row["dtype"] in ("fp8", "fp8_block", "nvfp4") for row in self.rows]) * 1.0)
+        set_(
+            "cast",
+            np.array([row["dtype"] in ("fp8", "fp8_block", "nvfp4") and row["source"].startswith("aic") for row in self.rows])
+            * 1.0,
+        )
 
     def pick(self, keep: np.ndarray) -> Table:
         """The rows where ``keep``."""

@@ -50,10 +50,24 @@ def clock_table(result: Result) -> list[str]:
     return out
 
 
+def link_table(result: Result) -> list[str]:
+    """Collectives."""
+    out = ["| fitted on | predicted | rows | error, median / P90 % | 1 MB and more | null |", "|---|---|---|---|---|---|"]
+    for one, other, (every, large, null) in result.links:
+        count = every.n if every else 0
+        out.append(f"| {one} | {other} | {count} | {_errors(every)} | {_errors(large)} | {_errors(null)} |")
+    return out
+
+
 def write_page(path: Path, result: Result, counts: dict[str, int]) -> None:
     """Fill the page's template with the tables."""
     text = (HERE / "page.md").read_text(encoding="utf-8")
-    blocks = {"SHAPES": shape_table(result), "SOURCES": source_table(result), "CLOCKS": clock_table(result)}
+    blocks = {
+        "SHAPES": shape_table(result),
+        "SOURCES": source_table(result),
+        "CLOCKS": clock_table(result),
+        "LINKS": link_table(result),
+    }
     for name, lines in blocks.items():
         text = text.replace(f"@{name}@", "\n".join(lines))
     for name, count in counts.items():

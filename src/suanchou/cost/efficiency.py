@@ -44,9 +44,14 @@ QUANTITIES: Mapping[str, str] = MappingProxyType(
         "accumulate_frac": "share of the traffic of in-place accumulation that compute does not hide",
         "blend_power": "p of the p-norm that joins compute and memory time; large is a hard maximum",
         "attention_blend_power": "the same for attention kernels",
-        "scale_up_frac": "share of the scale-up link a large collective reaches",
+        "scale_up_frac": "share of the scale-up link that a large all-reduce reaches",
+        "gather_frac": "the same for all-gather and reduce-scatter",
+        "exchange_frac": "the same for all-to-all",
+        "send_frac": "the same for a send between two ranks",
         "scale_out_frac": "share of the network port a large collective reaches",
         "collective_launch_s": "fixed time of a collective call",
+        "collective_low_frac": "rate of the protocol for small messages over that for large ones",
+        "collective_bulk_s": "time the protocol for large messages needs to start",
         "overlap_core_frac": "share of the cores that a collective takes from the kernels it hides behind",
         "host_memory_byte_per_s": "host memory bandwidth per accelerator that an offloaded optimizer gets",
         "host_link_byte_per_s": "host link per accelerator, one way, where the catalogue does not know it",
@@ -54,7 +59,24 @@ QUANTITIES: Mapping[str, str] = MappingProxyType(
 )
 
 _ANY = "*"
-_FOLLOWS = {"gemm_memory_frac": "memory_frac", "attention_memory_frac": "memory_frac", "gemm_launch_s": "launch_s"}
+_PCIE = "pcie"
+_COLLECTIVE = (
+    "scale_up_frac",
+    "gather_frac",
+    "exchange_frac",
+    "send_frac",
+    "collective_launch_s",
+    "collective_low_frac",
+    "collective_bulk_s",
+)
+_FOLLOWS = {
+    "gemm_memory_frac": "memory_frac",
+    "attention_memory_frac": "memory_frac",
+    "gemm_launch_s": "launch_s",
+    "gather_frac": "scale_up_frac",
+    "exchange_frac": "scale_up_frac",
+    "send_frac": "scale_up_frac",
+}
 """Quantities that take another one's value where nobody has measured them."""
 
 
@@ -78,7 +100,8 @@ class EfficiencyValue:
 class Efficiency:
     """The efficiency of one accelerator in 16 bits; every value knows its evidence in ``entries``.
 
-    ``variants`` holds, per other data type, the entries that differ there.
+    ``variants`` holds, per other data type, the entries that differ there, and under ``pcie`` those of collectives between
+    accelerators that have no other link.
     """
 
     gemm_frac: float
@@ -104,8 +127,13 @@ class Efficiency:
     blend_power: float
     attention_blend_power: float
     scale_up_frac: float
+    gather_frac: float
+    exchange_frac: float
+    send_frac: float
     scale_out_frac: float
     collective_launch_s: float
+    collective_low_frac: float
+    collective_bulk_s: float
     overlap_core_frac: float
     host_memory_byte_per_s: float
     host_link_byte_per_s: float
@@ -114,7 +142,14 @@ class Efficiency:
 
     def for_dtype(self, dtype: str) -> Efficiency:
         """The values of the same accelerator in another data type."""
-        other = self.variants.get(dtype)
+        return self._variant(dtype)
+
+    def over(self, topology: str) -> Efficiency:
+        """The values of collectives over a scale-up tier of this topology."""
+        return self._variant(topology) if topology == _PCIE else self
+
+    def _variant(self, key: str) -> Efficiency:
+        other = self.variants.get(key)
         if not other:
             return self
         values = {name: entry.value for name, entry in other.items()}
@@ -161,8 +196,8 @@ def _entry(path: tuple[str, ...], name: str, dtypes: tuple[str, ...]) -> Efficie
 
 @cache
 def _efficiency(path: tuple[str, ...]) -> Efficiency:
-    entries = {}
-    variants: dict[str, dict[str, EfficiencyValue]] = {dtype: {} for _, dtype, _ in _table() if dtype != _ANY}
+    table, entries = _table(), {}
+    variants: dict[str, dict[str, EfficiencyValue]] = {dtype: {} for _, dtype, _ in table if dtype != _ANY}
     for name in QUANTITIES:
         found = _entry(path, name, (_ANY,))
         if found is None:
@@ -172,6 +207,8 @@ def _efficiency(path: tuple[str, ...]) -> Efficiency:
             own = _entry(path, name, (dtype, _ANY))
             if own is not None and own.dtype == dtype:
                 differing[name] = own
+    links = ((part, _ANY, name) for part in (_PCIE, path[0]) for name in _COLLECTIVE)
+    variants[_PCIE] = {key[2]: table[key] for key in links if key in table}
     values = {name: entry.value for name, entry in entries.items()}
     return Efficiency(**values, entries=MappingProxyType(entries), variants=MappingProxyType(variants))
 
