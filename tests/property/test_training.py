@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from conftest import build_problem
+from problems import build_problem
 from suanchou.training import search as search_module
 from suanchou.training.explain import explain_memory, explain_step
 from suanchou.training.memory import STAGES, host_byte, stage_memory
@@ -133,18 +133,10 @@ def test_better_hardware_is_never_slower(data, name, more):
         machine(p, net=more),
         machine(p, latency=1 / more),
         machine(p, node={"host_link_byte_per_s": p.host_link_byte_per_s * more}),
-    ):
-        assert second(better, s) <= before * (1 + 1e-9)
-    # Gradients hide behind kernels only, not behind kernels that wait for the host, for the ring of keys and values or for the
-    # weights of the next layer: there a quicker kernel leaves less to hide behind.
-    one, none = np.ones(1), np.zeros(1)
-    resident = replace(s, offload_weight=none, offload_activation=none, cp=one, ep=one, zero=np.minimum(s.zero, 2.0))
-    before = second(p, resident)
-    for better in (
         machine(p, memory_bandwidth_byte_per_s=p.accelerator.memory_bandwidth_byte_per_s * more),
         machine(p, peak_flop_per_s=peaks(p, more)),
     ):
-        assert second(better, resident) <= before * (1 + 1e-9)
+        assert second(better, s) <= before * (1 + 1e-9)
 
 
 @given(data=st.data(), name=names, scale=st.floats(0.05, 20))
@@ -152,7 +144,7 @@ def test_better_hardware_is_never_slower(data, name, more):
 def test_step_time_is_inverse_to_all_rates(data, name, scale):
     p = problem_of(name)
     s = data.draw(strategies(name))
-    launches = ("launch_s", "gemm_launch_s", "attention_launch_s", "collective_launch_s")
+    launches = ("launch_s", "gemm_launch_s", "attention_launch_s", "collective_launch_s", "collective_bulk_s")
     free = {**dict.fromkeys(launches, 0.0), "variants": {}}
     base = machine(p, latency=0.0, eff=free, node={"host_link_byte_per_s": p.host_link_byte_per_s})
     scaled = machine(

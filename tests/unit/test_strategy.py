@@ -116,6 +116,15 @@ def test_pins_select_rows(problem, pin):
     assert pinned
 
 
+@pytest.mark.parametrize("pin", [{"sp": 2}, {"ep": 2}, {"virtual": 3}, {"micro_batch": 5}, {"ulysses": 1, "cp": 1}, {"fp8": 1}])
+def test_impossible_pins_say_so(problem, pin):
+    work = problem("llama-3.1-8b", "dgx-h100:1", seq=2048, batch=16).work
+    found, refused = layouts(work, 16, fp8=False, fixed=pin)
+    assert rows(found) == []
+    name, value = next(iter(pin.items()))
+    assert refused[f"pinned {name} of {value} does not go with the other degrees"] > 0
+
+
 def test_fp8_doubles_the_layouts(problem):
     work = problem("llama-3.1-8b", "dgx-h100:1", seq=2048, batch=16).work
     plain, both = rows(layouts(work, 8, fp8=False)[0]), rows(layouts(work, 8, fp8=True)[0])

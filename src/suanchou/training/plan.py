@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -25,9 +26,13 @@ from suanchou.training.stack import Stack, default_stack
 from suanchou.training.stack import stack as stack_named
 from suanchou.training.strategy import Options, Strategy, divisors
 from suanchou.training.time import step_time
-from suanchou.training.workload import Objective, workload
+from suanchou.training.workload import Objective, Workload, workload
 
 __all__ = ["Plan", "Rival", "plan"]
+
+
+FLEET_SIZES = 32
+"""Numbers of nodes tried, evenly spread, besides divisors and powers of two; every number up to this many nodes."""
 
 
 class Rival(NamedTuple):
@@ -76,8 +81,9 @@ class Plan:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Question:
-    """What the search must answer, besides the problem."""
+    """What the search must answer, besides the problem. ``work_on(n_rank=...)`` is the workload for so many ranks."""
 
+    work_on: Callable[..., Workload]
     objective: Objective
     deadline_s: float | None
     goodput: float | None
@@ -93,15 +99,17 @@ class _Question:
 def _sizes(problem: Problem) -> list[int]:
     """Numbers of ranks worth trying when not all must be used: parts of a node, then whole nodes."""
     per_node, nodes = problem.node.n_accelerator, problem.cluster.groups[0].n_node
-    whole = {*divisors(nodes), *(2**i for i in range(nodes.bit_length()) if 2**i <= nodes)}
+    even = range(1, nodes + 1, max(1, nodes // FLEET_SIZES))
+    whole = {*even, *divisors(nodes), *(2**i for i in range(nodes.bit_length()) if 2**i <= nodes)}
     return sorted({*divisors(per_node), *(n * per_node for n in whole)})
 
 
-def _part(problem: Problem, n_rank: int) -> Problem:
-    """The same problem on the first ``n_rank`` ranks."""
+def _part(problem: Problem, n_rank: int, q: _Question) -> Problem:
+    """The same problem on the first ``n_rank`` ranks, with a batch that they can share out where it was left open."""
     group = problem.cluster.groups[0]
     n_node = max(1, math.ceil(n_rank / group.node.n_accelerator))
-    return replace(problem, cluster=replace(problem.cluster, groups=(replace(group, n_node=n_node),)))
+    part = replace(problem.cluster, groups=(replace(group, n_node=n_node),))
+    return replace(problem, cluster=part, work=q.work_on(n_rank=n_rank))
 
 
 def _search(problem: Problem, n_rank: int, q: _Question) -> Found:
@@ -155,7 +163,7 @@ def _choose(problem: Problem, q: _Question) -> tuple[Problem, int, Found]:
     best: tuple[float, Problem, int, Found] | None = None
     last = None
     for n_rank in _sizes(problem):
-        part = _part(problem, n_rank)
+        part = _part(problem, n_rank, q)
         last = found = _search(part, n_rank, q)
         cost = _cost(part, found, n_rank, q)
         if math.isfinite(cost) and (best is None or cost < best[0]):
@@ -228,17 +236,18 @@ def plan(
     SpecError : impossible inputs.
     """
     chosen_dtype = dtype or training_dtype(cluster.groups[0].node.accelerator)
-    work = workload(
+    work_on = functools.partial(
+        workload,
         arch,
         token=token,
         dtype=chosen_dtype,
         parameters=float(parameter_count(arch)),
         seq=seq,
         global_batch=global_batch,
-        n_rank=cluster.n_accelerator,
     )
     software = stack_named(stack) if stack else default_stack(cluster.groups[0].node.accelerator.vendor)
     question = _Question(
+        work_on=work_on,
         objective=objective,
         deadline_s=deadline_s,
         goodput=goodput,
@@ -250,7 +259,7 @@ def plan(
         exhaustive=exhaustive,
         progress=progress,
     )
-    whole = Problem(work, cluster, software)
+    whole = Problem(work_on(n_rank=cluster.n_accelerator), cluster, software)
     whole.accelerator.peak(chosen_dtype)
     problem, n_rank, found = _choose(whole, question)
     if not found.best:

@@ -300,6 +300,9 @@ def _add(
     for name, values in axes.items():
         if name in fixed:
             axes[name] = [value for value in values if value == fixed[name]]
+            if not axes[name]:
+                out.refused[f"pinned {name} of {fixed[name]} does not go with the other degrees"] += 1
+                return
     grid = np.stack(
         [axis.ravel() for axis in np.meshgrid(*(np.array(v, dtype=np.int64) for v in axes.values()), indexing="ij")]
     )

@@ -40,6 +40,8 @@ class LayerTime(NamedTuple):
     tensor_backward: Num
     context_forward: Num
     context_backward: Num
+    ring_forward: Num
+    ring_backward: Num
     expert: Num
     embedding: Num
     head: Num
@@ -136,9 +138,12 @@ def layer_time(problem: Problem, s: Strategy) -> LayerTime:
         sums["backward"] = sums["backward"] + share * _seconds(problem, backward, s, "backward")
         tensor = share * _tensor_collectives(layer) * reduce_s
         sums["tensor_forward"], sums["tensor_backward"] = sums["tensor_forward"] + tensor, sums["tensor_backward"] + tensor
-        ring_forward, ring_backward = _context_s(problem, layer, s, shape, core_s)
-        sums["context_forward"] = sums["context_forward"] + share * ring_forward
-        sums["context_backward"] = sums["context_backward"] + share * ring_backward
+        for name, seconds in zip(
+            ("context_forward", "context_backward", "ring_forward", "ring_backward"),
+            _context_s(problem, layer, s, shape, core_s),
+            strict=True,
+        ):
+            sums[name] = sums[name] + share * seconds
         if isinstance(layer.ffn, MoE):
             sums["expert"] = sums["expert"] + share * _expert_s(problem, layer.ffn, s, shape)
     sums["embedding"] = _seconds(problem, embedding_forward(arch, shape), s, "forward") + _seconds(
@@ -161,8 +166,8 @@ def _behind(problem: Problem, communication_s: Num, compute_s: Num) -> Num:
     return communication_s - hidden + problem.eff.overlap_core_frac * hidden
 
 
-def _context_s(problem: Problem, layer: Layer, s: Strategy, shape: Shape, core_s: Num) -> tuple[Num, Num]:
-    """Exposed exchange of one layer over CP, forward and backward.
+def _context_s(problem: Problem, layer: Layer, s: Strategy, shape: Shape, core_s: Num) -> tuple[Num, ...]:
+    """Exchange of one layer over CP: what is exposed forward and backward, and how long each holds the network.
 
     Ring: keys and values go round behind the attention kernel, backward with their gradients. Ulysses: all-to-alls of queries,
     keys, values and outputs, exposed, as much again backward.
@@ -171,15 +176,15 @@ def _context_s(problem: Problem, layer: Layer, s: Strategy, shape: Shape, core_s
     byte = shape.batch * problem.work.seq * _kv_width(layer, s.tp) * shape.element_byte
     ring = fabric.ring_s(byte, group)
     window = problem.stack.overlap_context_parallel * core_s
-    exposed = _behind(problem, ring, window), _behind(problem, 2.0 * ring, 2.5 * window)
+    found = (_behind(problem, ring, window), _behind(problem, 2.0 * ring, 2.5 * window), ring, 2.0 * ring)
     mixer = layer.mixer
     if isinstance(mixer, Attention):
         outputs = shape.token * mixer.n_head * (mixer.d_head + mixer.d_v) / s.tp * shape.element_byte
         exchange = fabric.all_to_all_s(outputs + byte / s.cp, group)
         ulysses = np.asarray(s.ulysses) > 0
-        exposed = np.where(ulysses, exchange, exposed[0]), np.where(ulysses, exchange, exposed[1])
+        found = tuple(np.where(ulysses, exchange, seconds) for seconds in found)  # type: ignore[assignment]
     split = np.asarray(s.cp) > 1
-    return np.where(split, exposed[0], 0.0), np.where(split, exposed[1], 0.0)
+    return tuple(np.where(split, seconds, 0.0) for seconds in found)
 
 
 def _expert_s(problem: Problem, moe: MoE, s: Strategy, shape: Shape) -> Num:
@@ -219,30 +224,54 @@ def _gather_per_layer_s(problem: Problem, s: Strategy) -> Num:
     return gathered
 
 
+class _Streams(NamedTuple):
+    """Per layer: ZeRO-3's gather, what it adds to forward and backward, and what the host link adds, beside both."""
+
+    gather: Num
+    gather_forward: Num
+    gather_backward: Num
+    host_forward: Num
+    host_backward: Num
+
+
+def _streams(problem: Problem, s: Strategy, t: LayerTime, acts: ActivationTable) -> _Streams:
+    gather = _gather_per_layer_s(problem, s)
+    overlap = problem.stack.overlap_parameter_gather
+    kept = acts.none + (acts.selective - acts.none) * s.selective
+    moved = s.offload_activation * (kept + (acts.full - kept) * s.full_frac)
+    away = (moved + s.offload_weight * _sharded_weight_byte(problem, s)) / problem.host_link_byte_per_s
+    gather_forward = _behind(problem, gather, overlap * t.forward)
+    gather_backward = _behind(problem, gather, overlap * t.backward)
+    return _Streams(
+        gather=gather,
+        gather_forward=gather_forward,
+        gather_backward=gather_backward,
+        host_forward=np.maximum(away - t.forward - gather_forward, 0.0),
+        host_backward=np.maximum(away - t.backward - gather_backward, 0.0),
+    )
+
+
+def _recompute_s(s: Strategy, t: LayerTime) -> Num:
+    """Kernels of one layer that run again."""
+    return s.selective * (1.0 - s.full_frac) * t.core + s.full_frac * t.forward
+
+
 def stage_time(
     problem: Problem, s: Strategy, t: LayerTime, acts: ActivationTable, layers: Num, ends: tuple[Num, Num]
 ) -> StageTime:
     """One micro-batch on a stage of ``layers`` layers; ``ends`` says whether it holds embedding and head (0 or 1)."""
-    recompute = s.selective * (1.0 - s.full_frac) * t.core + s.full_frac * t.forward
     tensor = t.tensor_forward + t.tensor_backward + s.full_frac * t.tensor_forward
-    gather = _gather_per_layer_s(problem, s)
-    overlap = problem.stack.overlap_parameter_gather
-    exposed = _behind(problem, gather, overlap * t.forward) + _behind(problem, gather, overlap * t.backward)
-    kept = acts.none + (acts.selective - acts.none) * s.selective
-    moved = s.offload_activation * (kept + (acts.full - kept) * s.full_frac)
-    away = moved / problem.host_link_byte_per_s
-    streamed = s.offload_weight * _sharded_weight_byte(problem, s) / problem.host_link_byte_per_s
-    offload = np.maximum(away + streamed - t.forward, 0.0) + np.maximum(away + streamed - t.backward, 0.0)
+    streams = _streams(problem, s, t, acts)
     return StageTime(
         forward=layers * t.forward,
         backward=layers * t.backward,
-        recompute=layers * recompute,
+        recompute=layers * _recompute_s(s, t),
         tensor_parallel=layers * tensor + ends[1] * t.head_tensor,
         context_parallel=layers * (t.context_forward * (1.0 + s.full_frac) + t.context_backward),
         expert_parallel=layers * t.expert * (2.0 + s.full_frac),
         embedding_head=ends[0] * t.embedding + ends[1] * t.head,
-        host_transfer=layers * offload,
-        parameter_gather=layers * exposed,
+        host_transfer=layers * (streams.host_forward + streams.host_backward),
+        parameter_gather=layers * (streams.gather_forward + streams.gather_backward),
     )
 
 
@@ -262,13 +291,14 @@ def step_time(problem: Problem, s: Strategy, t: LayerTime, acts: ActivationTable
     slowest = stage_time(problem, s, t, acts, n_layer, ends)
     longest = np.maximum(np.maximum(first, middle), last)
     bubble = bubble_s(problem.n_layer * per_layer + embedding + head, longest, s.virtual)
+    free_forward, free_backward = _network_free_s(problem, s, t, acts)
     return StepTime(
         micro_batches=m,
         slowest=slowest,
         bubble=bubble,
         pipeline_send=_send_s(problem, s, m),
-        gradient_reduce=_gradient_reduce_s(problem, s, slowest),
-        parameter_gather=_parameter_gather_s(problem, s, slowest),
+        gradient_reduce=_gradient_reduce_s(problem, s, n_layer * free_backward),
+        parameter_gather=_parameter_gather_s(problem, s, n_layer * free_forward),
         optimizer=_optimizer_s(problem, s),
     )
 
@@ -291,12 +321,23 @@ def _replicas(problem: Problem, s: Strategy, *, expert: bool) -> tuple[Num, Num]
     return s.dp * s.cp, s.tp
 
 
-def _gradient_reduce_s(problem: Problem, s: Strategy, slowest: StageTime) -> Num:
-    """Exposed gradient reduction.
+def _network_free_s(problem: Problem, s: Strategy, t: LayerTime, acts: ActivationTable) -> tuple[Num, Num]:
+    """How long the network stands free while one layer runs forward, and backward: wall time less gathers and CP ring."""
+    streams = _streams(problem, s, t, acts)
+    forward = t.forward + t.context_forward + streams.gather_forward + streams.host_forward
+    backward = t.backward + _recompute_s(s, t) + t.context_backward + streams.gather_backward + streams.host_backward
+    return (
+        np.maximum(forward - streams.gather - t.ring_forward, 0.0),
+        np.maximum(backward - streams.gather - t.ring_backward, 0.0),
+    )
+
+
+def _gradient_reduce_s(problem: Problem, s: Strategy, free_s: Num) -> Num:
+    """Exposed gradient reduction; ``free_s`` is how long the network stands free during one micro-batch's backward.
 
     Below ZeRO-1 an all-reduce, above it a reduce-scatter; HSDP adds an all-reduce of the shards across domains. Behind the
     last micro-batch's backward hides all but the last bucket. ZeRO-2 and 3 keep shards only, so they reduce with every
-    micro-batch; the gathers of ZeRO-3 take the network first.
+    micro-batch.
     """
     stack, fabric = problem.stack, problem.fabric
     total: Num = 0.0
@@ -313,14 +354,12 @@ def _gradient_reduce_s(problem: Problem, s: Strategy, slowest: StageTime) -> Num
         total = total + np.where(np.asarray(byte) > 0, reduced, 0.0)
     z = np.asarray(s.zero)
     every = np.where(z >= 2, s.micro_batches(problem.work), 1.0)
-    layers = stage_layers(problem.n_layer, s.pp, s.virtual).middle
-    network_busy = np.where(z >= 3, layers * _gather_per_layer_s(problem, s), 0.0)
-    window = stack.overlap_gradient_reduce * np.maximum(slowest.backward + slowest.recompute - network_busy, 0.0)
+    window = stack.overlap_gradient_reduce * free_s
     exposed: Num = every * np.maximum(_behind(problem, total, window), stack.bucket_frac * total)
     return exposed
 
 
-def _parameter_gather_s(problem: Problem, s: Strategy, slowest: StageTime) -> Num:
+def _parameter_gather_s(problem: Problem, s: Strategy, free_s: Num) -> Num:
     """Exposed all-gather of updated weights after the optimizer step of ZeRO-1 and 2, behind the first forward."""
     stack, fabric = problem.stack, problem.fabric
     parameters = stage_parameters(problem, s, "first")
@@ -330,7 +369,7 @@ def _parameter_gather_s(problem: Problem, s: Strategy, slowest: StageTime) -> Nu
         shards = shard_count(problem, s, expert=expert)
         gather = fabric.ring_s(count * stack.weight_byte, problem.group(shards, stride))
         total = total + np.where(np.asarray(count) > 0, gather, 0.0)
-    behind = _behind(problem, total, stack.overlap_parameter_gather * slowest.forward)
+    behind = _behind(problem, total, stack.overlap_parameter_gather * free_s)
     exposed = np.maximum(behind, stack.bucket_frac * total)
     z = np.asarray(s.zero)
     gathered: Num = np.where((z >= 1) & (z < 3), exposed, 0.0)
