@@ -94,7 +94,7 @@ def test_more_peak_or_bandwidth_is_never_slower(op, device, more):
 @given(op=operators(), device=st.sampled_from(DEVICES), scale=st.floats(0.01, 100))
 @fast
 def test_kernel_time_is_inverse_to_all_rates(op, device, scale):
-    eff = replace(efficiency(device), launch_s=0.0)
+    eff = replace(efficiency(device), launch_s=0.0, gemm_launch_s=0.0, attention_launch_s=0.0)
     scaled = replace(
         device,
         peak_flop_per_s={"bf16": device.peak("bf16") * scale},

@@ -144,7 +144,8 @@ def test_better_hardware_is_never_slower(data, name, more):
 def test_step_time_is_inverse_to_all_rates(data, name, scale):
     p = problem_of(name)
     s = data.draw(strategies(name))
-    free = {"launch_s": 0.0, "collective_launch_s": 0.0}
+    launches = ("launch_s", "gemm_launch_s", "attention_launch_s", "collective_launch_s", "collective_bulk_s")
+    free = {**dict.fromkeys(launches, 0.0), "variants": {}}
     base = machine(p, latency=0.0, eff=free, node={"host_link_byte_per_s": p.host_link_byte_per_s})
     scaled = machine(
         p,

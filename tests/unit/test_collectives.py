@@ -103,6 +103,28 @@ def test_send():
     assert alone.send_s(50.0, 4.0) == pytest.approx(0.5)
 
 
+def test_each_kind_of_collective_has_its_own_share_of_the_link():
+    net = replace(NET, inner_frac=0.5, gather_frac=0.25, exchange_frac=0.2, send_frac=0.1)
+    group = members(8, 1, 8)
+    assert net.all_reduce_s(800.0, group) == pytest.approx(14.0 / 0.5)
+    assert net.ring_s(800.0, group) == pytest.approx(7.0 / 0.25)
+    assert net.all_to_all_s(80.0, group) == pytest.approx(0.7 / 0.2)
+    assert net.send_s(50.0, 1.0) == pytest.approx(0.5 / 0.1)
+    # Over several domains an all-reduce is a reduce-scatter and an all-gather: no switch adds up what comes from elsewhere.
+    quick = replace(net, outer=replace(OUTER, bandwidth_byte_per_s=1e9))
+    assert quick.all_reduce_s(1600.0, members(16, 1, 8)) == pytest.approx(30.0 / 0.25)
+
+
+def test_small_messages_start_at_once_and_large_ones_run_faster():
+    net = replace(NET, low_frac=0.25, bulk_s=3.0)
+    group = members(8, 1, 8)
+    # 7e-6 s at full rate: a quarter of the rate and nothing to wait for; 7e6 s: the start is all that is added.
+    assert net.ring_s(8e-4, group) == pytest.approx(4 * 7e-6, rel=1e-4)
+    assert net.ring_s(8e8, group) - 7e6 == pytest.approx(3.0, rel=1e-4)
+    # Where both protocols cost the same extra, half of it remains: 1 s at full rate, 3 s more either way.
+    assert net.ring_s(800 / 7, group) == pytest.approx(1.0 + 1.5)
+
+
 @pytest.mark.parametrize("name", ["ring_s", "all_reduce_s", "all_to_all_s"])
 def test_a_group_of_one_is_free(name):
     dear = replace(NET, launch_s=1.0, inner=replace(INNER, latency_s=1.0))
@@ -140,7 +162,8 @@ def test_a_pair_in_an_ascend_910b_node_gets_28_of_196_gb_per_s():
     assert net.inner.topology == "full-mesh"
     assert net.inner.bandwidth_byte_per_s == pytest.approx(196e9)
     assert net.inner.bandwidth_byte_per_s * float(topology_frac(net.inner, 2)) == pytest.approx(28e9)
-    ideal = replace(net, inner_frac=1.0, launch_s=0.0, inner=replace(net.inner, latency_s=0.0))
+    free = {"inner_frac": 1.0, "gather_frac": None, "exchange_frac": None, "send_frac": None, "low_frac": 1.0, "bulk_s": 0.0}
+    ideal = replace(net, launch_s=0.0, inner=replace(net.inner, latency_s=0.0), **free)
     assert float(ideal.send_s(28e9, 1.0)) == pytest.approx(1.0)
     # Two ranks gather 2 x 28 GB in the time eight gather 8 x 28 GB over all their links.
     assert float(ideal.ring_s(56e9, members(2, 1, 8))) == pytest.approx(1.0)
@@ -166,6 +189,14 @@ def test_what_leaves_an_island_of_many_nodes_is_bound_by_the_network():
     within = fabric(cluster(["atlas-800-9000:1"]), efficiency(machines.groups[0].node.accelerator))
     assert within.outer is not None
     assert within.outer.name == "host"
+
+
+def test_accelerators_joined_by_pcie_do_not_borrow_the_rates_of_nvlink():
+    eff = efficiency(cluster(["h100-pcie-80gb:8"]).groups[0].node.accelerator)
+    assert eff.over("switch") is eff
+    assert eff.over("pcie").scale_up_frac < 0.5 < eff.scale_up_frac
+    assert eff.over("pcie").entries["scale_up_frac"].part == "pcie"
+    assert eff.over("pcie").gemm_frac == eff.gemm_frac
 
 
 def test_between_domains_without_a_network_is_refused():

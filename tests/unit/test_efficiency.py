@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from dataclasses import fields
+from dataclasses import fields, replace
 from importlib import resources
 
 import pytest
@@ -14,9 +14,12 @@ from suanchou.errors import SuanchouError
 from suanchou.machine import Accelerator, accelerator
 
 
-def _rows():
-    text = resources.files("suanchou.catalog").joinpath("data/efficiency.csv").read_text(encoding="utf-8")
+def _rows(name="efficiency.csv"):
+    text = resources.files("suanchou.catalog").joinpath(f"data/{name}").read_text(encoding="utf-8")
     return list(csv.DictReader(text.splitlines()))
+
+
+ROWS = (*_rows(), *_rows("efficiency_fitted.csv"))
 
 
 def _device(family: str, kind: str = "gpu") -> Accelerator:
@@ -34,25 +37,51 @@ def _device(family: str, kind: str = "gpu") -> Accelerator:
 
 
 def test_every_field_is_a_described_quantity():
-    assert {item.name for item in fields(Efficiency)} == {*QUANTITIES, "entries"}
+    assert {item.name for item in fields(Efficiency)} == {*QUANTITIES, "entries", "variants"}
 
 
-def test_a_measured_family_wins_over_the_default():
-    table = {(row["family"], row["quantity"]): row for row in _rows()}
-    hopper = efficiency(accelerator("h100-sxm5-80gb"))
+def test_the_nearest_part_wins_and_a_fit_before_a_single_figure():
+    table = {(row["part"], row["quantity"]): row for row in ROWS if row["dtype"] == "*"}
+    h100 = efficiency(accelerator("h100-sxm5-80gb"))
     for name in QUANTITIES:
-        row = table.get(("nvidia-hopper", name)) or table["default", name]
-        assert getattr(hopper, name) == float(row["value"]) == hopper.entries[name].value
-        assert hopper.entries[name].grade == row["grade"]
-        assert hopper.entries[name].source == row["source"]
-    assert hopper.entries["gemm_frac"].family == "nvidia-hopper"
-    assert hopper.entries["k_half"].family == "default"
+        path = ("h100-sxm5-80gb", "nvidia-hopper", "nvidia-hbm", "nvidia", "gpu", "default")
+        row = next(table[part, name] for part in path if (part, name) in table)
+        assert getattr(h100, name) == float(row["value"]) == h100.entries[name].value
+        assert h100.entries[name].grade == row["grade"]
+        assert h100.entries[name].source == row["source"]
+    assert h100.entries["gemm_frac"].part == "h100-sxm5-80gb"
+    assert h100.entries["gemm_frac"].residual_frac < 0.1
+    assert h100.entries["core"].part == "nvidia-hopper"
+    assert h100.entries["split_k"].part == "default"
+    assert efficiency(accelerator("h100-pcie-80gb")).entries["gemm_frac"].part == "nvidia-hopper"
+
+
+def test_a_narrow_type_has_constants_of_its_own():
+    h100 = efficiency(accelerator("h100-sxm5-80gb"))
+    assert h100.for_dtype("bf16") is h100 is h100.for_dtype("fp16")
+    fp8 = h100.for_dtype("fp8")
+    assert fp8.entries["gemm_frac"].dtype == "fp8"
+    assert fp8.gemm_frac == fp8.entries["gemm_frac"].value < h100.gemm_frac
+    assert fp8.core == h100.core
+    assert fp8.for_dtype("fp8") is fp8
+    assert h100.for_dtype("tf32") is h100
+
+
+def test_what_was_replaced_stays_replaced():
+    h100 = replace(efficiency(accelerator("h100-sxm5-80gb")), core=7.0)
+    assert h100.for_dtype("fp8").core == 7.0
+
+
+def test_an_unmeasured_share_follows_the_one_it_resembles():
+    iluvatar = efficiency(accelerator("bi-v150"))
+    assert iluvatar.gemm_memory_frac == iluvatar.memory_frac == 0.37
+    assert iluvatar.gemm_launch_s == iluvatar.launch_s
 
 
 def test_a_family_nobody_measured_is_assumed_throughout():
     unknown = efficiency(_device("no-such-family"))
     assert set(unknown.assumed) == {name for name, entry in unknown.entries.items() if entry.grade == "assumed"}
-    assert {entry.family for entry in unknown.entries.values()} == {"default"}
+    assert {entry.part for entry in unknown.entries.values()} == {"default"}
     assert set(unknown.assumed) >= {"gemm_frac", "memory_frac", "scale_out_frac"}
     assert "gemm_frac" not in efficiency(accelerator("h100-sxm5-80gb")).assumed
 
@@ -82,7 +111,7 @@ def test_every_accelerator_of_the_catalogue_has_values_in_physical_range():
     assert seen > 50
 
 
-@pytest.mark.parametrize("row", _rows(), ids=lambda row: f"{row['family']}.{row['quantity']}")
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: f"{row['part']}.{row['dtype']}.{row['quantity']}")
 def test_rows_name_known_quantities_grades_and_sources(row):
     assert row["quantity"] in QUANTITIES
     assert row["grade"] in ("measured", "fitted", "datasheet", "derived", "assumed")
@@ -90,5 +119,6 @@ def test_rows_name_known_quantities_grades_and_sources(row):
 
 
 def test_no_row_twice():
-    keys = [(row["family"], row["quantity"]) for row in _rows()]
-    assert len(keys) == len(set(keys))
+    for table in (_rows(), _rows("efficiency_fitted.csv")):
+        keys = [(row["part"], row["dtype"], row["quantity"]) for row in table]
+        assert len(keys) == len(set(keys))

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from suanchou.cost.efficiency import efficiency
-from suanchou.cost.kernels import blend, gemm_compute_s, kernel_s, kernels_s, stream_s
+from suanchou.cost.kernels import blend, element_byte, gemm_compute_s, grouped_compute_s, kernel_s, kernels_s, stream_s
 from suanchou.errors import MissingData
 from suanchou.machine import accelerator
 from suanchou.model.operators import Operator
@@ -20,12 +20,25 @@ IDEAL = replace(
     attention_forward_frac=0.5,
     attention_backward_frac=0.25,
     memory_frac=0.5,
+    gemm_memory_frac=0.5,
+    attention_memory_frac=0.5,
     launch_s=0.0,
+    gemm_launch_s=0.0,
+    attention_launch_s=0.0,
+    sustained_frac=1.0,
+    grouped_serial_frac=0.0,
+    accumulate_frac=0.0,
     tile_m=128.0,
     tile_n=256.0,
+    tile_edge=0.0,
     core=100.0,
     k_half=0.0,
+    split_k=1e9,
+    head_half=0.0,
+    key_half=0.0,
     blend_power=1e6,
+    attention_blend_power=1e6,
+    variants={},
 )
 
 
@@ -48,18 +61,50 @@ def test_gemm_that_fills_every_core_runs_at_peak():
     assert gemm_compute_s(1280.0, 2560.0, 4096.0, 1.0, 1e15, IDEAL) == pytest.approx(2 * 1280 * 2560 * 4096 / 1e15)
 
 
-def test_one_row_more_costs_another_wave():
+def test_the_best_of_several_tiles_limits_what_one_row_more_costs():
     full = gemm_compute_s(1280.0, 2560.0, 4096.0, 1.0, 1e15, IDEAL)
-    assert gemm_compute_s(1281.0, 2560.0, 4096.0, 1.0, 1e15, IDEAL) == pytest.approx(2 * full)
-    assert gemm_compute_s(1.0, 1.0, 4096.0, 1.0, 1e15, IDEAL) == pytest.approx(full)
+    # 128 x 256 would need a second wave; 16 x 128 is 81 x 20 tiles in 17 waves of a sixteenth.
+    assert gemm_compute_s(1281.0, 2560.0, 4096.0, 1.0, 1e15, IDEAL) == pytest.approx(17 / 16 * full)
+    assert gemm_compute_s(1.0, 1.0, 4096.0, 1.0, 1e15, IDEAL) == pytest.approx(full / 16)
     assert gemm_compute_s(2560.0, 2560.0, 4096.0, 1.0, 1e15, IDEAL) == pytest.approx(2 * full)
 
 
+def test_edges_make_small_tiles_dear():
+    eff = replace(IDEAL, tile_edge=1e9)
+    # Only edges count: 1281 rows take two waves of 128 + 256, or five of 64 + 128, or ... ; 2 x 384 is the least.
+    full = gemm_compute_s(1280.0, 2560.0, 4096.0, 1.0, 1e15, eff)
+    assert full == pytest.approx(gemm_compute_s(1280.0, 2560.0, 4096.0, 1.0, 1e15, IDEAL), rel=1e-4)
+    assert gemm_compute_s(1281.0, 2560.0, 4096.0, 1.0, 1e15, eff) == pytest.approx(2 * full, rel=1e-4)
+
+
+def test_idle_cores_take_a_piece_of_the_inner_extent():
+    one = gemm_compute_s(128.0, 256.0, 4096.0, 1.0, 1e15, replace(IDEAL, tile_edge=1e9))
+    split = gemm_compute_s(128.0, 256.0, 4096.0, 1.0, 1e15, replace(IDEAL, tile_edge=1e9, split_k=512.0))
+    # Whole: 16 tiles of 16 x 128 at once. Split: 8 tiles of 32 x 128 in 8 pieces each are 64 of the 100 cores.
+    assert split / one == pytest.approx((512 * (32 + 128)) / (4096 * (16 + 128)), rel=1e-4)
+
+
+def test_the_power_limit_slows_the_matrix_units():
+    fast = gemm_compute_s(1280.0, 2560.0, 4096.0, 1.0, 1e15, IDEAL)
+    assert gemm_compute_s(1280.0, 2560.0, 4096.0, 1.0, 1e15, replace(IDEAL, sustained_frac=0.8)) == pytest.approx(fast / 0.8)
+
+
 def test_groups_share_waves():
-    # Four groups of 5 x 5 tiles are one wave on 100 cores, as one group is.
-    one = gemm_compute_s(640.0, 1280.0, 512.0, 1.0, 1e15, IDEAL)
-    assert gemm_compute_s(640.0, 1280.0, 512.0, 4.0, 1e15, IDEAL) == pytest.approx(one)
-    assert gemm_compute_s(640.0, 1280.0, 512.0, 5.0, 1e15, IDEAL) == pytest.approx(2 * one)
+    # Four groups of 5 x 5 tiles are one wave on 100 cores; a group of its own spreads over smaller tiles.
+    four = gemm_compute_s(640.0, 1280.0, 512.0, 4.0, 1e15, IDEAL)
+    assert four == pytest.approx(2 * 4 * 640 * 1280 * 512 / 1e15)
+    assert gemm_compute_s(640.0, 1280.0, 512.0, 1.0, 1e15, IDEAL) == pytest.approx(four / 4)
+    grouped = op("grouped_gemm", flop=1.0, m=640.0, n=1280.0, k=512.0, count=4.0)
+    assert kernel_s(grouped, DEVICE, IDEAL, dtype="bf16") == pytest.approx(four)
+
+
+def test_groups_one_by_one_share_neither_waves_nor_launches():
+    eff = replace(IDEAL, gemm_launch_s=1e-6, grouped_serial_frac=1.0)
+    one = gemm_compute_s(384.0, 768.0, 512.0, 1.0, 1e15, eff)
+    assert grouped_compute_s(384.0, 768.0, 512.0, 10.0, 1e15, eff) == pytest.approx(10 * one + 9e-6)
+    shared = gemm_compute_s(384.0, 768.0, 512.0, 10.0, 1e15, eff)
+    half = grouped_compute_s(384.0, 768.0, 512.0, 10.0, 1e15, replace(eff, grouped_serial_frac=0.5))
+    assert half == pytest.approx((shared + 10 * one + 9e-6) / 2)
 
 
 def test_half_rate_at_the_inner_extent_of_that_name():
@@ -81,22 +126,58 @@ def test_gemm_is_the_slower_of_compute_and_memory():
     assert kernel_s(op("gemm", byte=2e12, **shape), DEVICE, IDEAL, dtype="bf16") == pytest.approx(1.0, rel=1e-5)
 
 
+def attention(m: float, n: float, *, flop: float, count: float = 100.0, k: float = 128.0) -> Operator:
+    return op("attention", flop=flop, m=m, n=n, k=k, count=count)
+
+
 def test_fp8_speeds_up_linear_layers_only():
     gemm = op("gemm", flop=1.0, byte=0.0, m=1280.0, n=2560.0, k=4096.0)
-    attention = op("attention", flop=1e12, byte=0.0)
-    for one, ratio in ((gemm, 2.0), (attention, 1.0)):
-        plain = kernel_s(one, DEVICE, IDEAL, dtype="bf16")
-        assert plain / kernel_s(one, DEVICE, IDEAL, dtype="bf16", gemm_dtype="fp8") == pytest.approx(ratio)
+    eff = replace(IDEAL, memory_frac=1e9, gemm_memory_frac=1e9)  # what a cast moves is left out here
+    for one, ratio in ((gemm, 2.0), (attention(128.0, 128.0, flop=1e12), 1.0)):
+        plain = kernel_s(one, DEVICE, eff, dtype="bf16")
+        assert plain / kernel_s(one, DEVICE, eff, dtype="bf16", gemm_dtype="fp8") == pytest.approx(ratio)
 
 
-@pytest.mark.parametrize(("phase", "share"), [("forward", 0.5), ("backward", 0.25)])
-def test_attention_has_its_own_share_of_the_peak(phase, share):
-    one = op("attention", flop=1e12, byte=0.0)
-    assert kernel_s(one, DEVICE, IDEAL, dtype="bf16", phase=phase) == pytest.approx(1e12 / (1e15 * share))
+def test_a_narrow_gemm_pays_for_the_cast_of_its_left_operand():
+    gemm = op("gemm", flop=1.0, byte=0.0, m=1280.0, n=2560.0, k=4096.0)
+    eff = replace(IDEAL, launch_s=1e-6)
+    bare = gemm_compute_s(1280.0, 2560.0, 4096.0, 1.0, 2e15, IDEAL)
+    cast = 1e-6 + 3 * 1280 * 4096 / (4e12 * 0.5)
+    assert kernel_s(gemm, DEVICE, eff, dtype="bf16", gemm_dtype="fp8") == pytest.approx(bare + cast)
+
+
+def test_part_of_accumulation_in_place_is_not_hidden():
+    once = 2.0 * (1280 * 4096 + 4096 * 2560 + 1280 * 2560)
+    gemm = op("gemm", byte=once + 2e9, m=1280.0, n=2560.0, k=4096.0)
+    hidden = kernel_s(gemm, DEVICE, IDEAL, dtype="bf16")
+    exposed = kernel_s(gemm, DEVICE, replace(IDEAL, accumulate_frac=0.25), dtype="bf16")
+    assert exposed - hidden == pytest.approx(0.25 * 2e9 / (4e12 * 0.5))
+
+
+@pytest.mark.parametrize(("phase", "share", "flop_per_pair"), [("forward", 0.5, 512.0), ("backward", 0.25, 1280.0)])
+def test_attention_has_its_own_share_of_the_peak(phase, share, flop_per_pair):
+    flop = 100 * 1280 * 4096 * flop_per_pair
+    one = attention(1280.0, 4096.0, flop=flop)
+    assert kernel_s(one, DEVICE, IDEAL, dtype="bf16", phase=phase) == pytest.approx(flop / (1e15 * share))
+
+
+def test_the_longest_query_tile_bounds_attention_with_few_heads():
+    # One causal head of 1280 queries is 10 tiles on 100 cores; the last tile sees all keys, twice the mean.
+    flop = 512.0 * 1280 * 1280 / 2
+    one = attention(1280.0, 1280.0, flop=flop, count=1.0)
+    assert kernel_s(one, DEVICE, IDEAL, dtype="bf16") == pytest.approx(2 * 128 * 512 * 640 * 100 / (1e15 * 0.5))
+
+
+def test_narrow_heads_spend_their_time_on_softmax():
+    eff = replace(IDEAL, head_half=128.0)
+    wide = attention(1280.0, 4096.0, flop=1e12)
+    assert kernel_s(wide, DEVICE, eff, dtype="bf16") == pytest.approx(1e12 / (1e15 * 0.5))
+    narrow = attention(1280.0, 4096.0, flop=1e12, k=64.0)
+    assert kernel_s(narrow, DEVICE, eff, dtype="bf16") == pytest.approx(1.5 * 1e12 / (1e15 * 0.5))
 
 
 def test_kernels_run_one_after_another():
-    ops = (op("memory", byte=2e6), op("attention", flop=1e12), op("gemm", flop=1.0, m=1280.0, n=2560.0, k=64.0))
+    ops = (op("memory", byte=2e6), attention(128.0, 128.0, flop=1e12), op("gemm", flop=1.0, m=1280.0, n=2560.0, k=64.0))
     expected = sum(kernel_s(one, DEVICE, IDEAL, dtype="bf16") for one in ops)
     assert kernels_s(ops, DEVICE, IDEAL, dtype="bf16") == pytest.approx(expected)
     assert kernels_s((), DEVICE, IDEAL, dtype="bf16") == 0.0
@@ -108,5 +189,7 @@ def test_unknown_bandwidth_or_peak_is_refused():
         stream_s(1.0, blind, IDEAL)
     assert caught.value.where == f"accelerators/{DEVICE.id}"
     assert caught.value.hint
+    with pytest.raises(MissingData, match="data type"):
+        element_byte("fp3")
     with pytest.raises(MissingData, match="fp4"):
         kernel_s(op("gemm", m=1.0, n=1.0, k=1.0), DEVICE, IDEAL, dtype="fp4")

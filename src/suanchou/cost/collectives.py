@@ -68,7 +68,10 @@ def all_to_all_messages(n_rank: int, domain: int, *, hierarchical: bool) -> int:
 class Fabric:
     """The two network levels of a homogeneous group of nodes, with the rates collectives reach on them.
 
-    ``outer`` is ``None`` where one domain holds every rank.
+    ``outer`` is ``None`` where one domain holds every rank. ``inner_frac`` is the share of the scale-up link in a large
+    all-reduce, ``gather_frac`` in an all-gather or reduce-scatter, ``exchange_frac`` in an all-to-all, ``send_frac`` between
+    two ranks. Inside a domain libraries switch protocols by size: small messages start at once at ``low_frac`` of the rate
+    of large ones, which pay ``bulk_s`` first.
     """
 
     inner: Tier
@@ -76,9 +79,18 @@ class Fabric:
     inner_frac: float
     outer_frac: float
     launch_s: float
+    gather_frac: float | None = None
+    exchange_frac: float | None = None
+    send_frac: float | None = None
+    low_frac: float = 1.0
+    bulk_s: float = 0.0
 
-    def _inner_rate(self, inner: Num) -> Num:
-        return self.inner.bandwidth_byte_per_s * self.inner_frac * topology_frac(self.inner, inner)
+    def _inner_s(self, sent: Num, inner: Num, share: Num | None) -> Num:
+        """Time of ``sent`` bytes per rank over the scale-up link: between the protocols, nearer the quicker one."""
+        used = self.inner_frac if share is None else share
+        bulk = sent / (self.inner.bandwidth_byte_per_s * used * topology_frac(self.inner, inner))
+        slower = bulk * (1.0 / self.low_frac - 1.0)
+        return bulk + slower * self.bulk_s / np.maximum(slower + self.bulk_s, 1e-30)
 
     def _outer_rate(self) -> float:
         if self.outer is None:
@@ -96,8 +108,16 @@ class Fabric:
         Each rank passes on ``byte (n - 1) / n``; inside a domain over its link, between domains over its network ports, which
         carry ``1 / inner`` of it. Zero for a group of one.
         """
-        sent = byte * (group.size - 1) / group.size
-        inner_s = np.where(group.inner > 1, sent / self._inner_rate(group.inner), 0.0)
+        return self._ring_s(byte, group, 1.0, self.gather_frac)
+
+    def all_reduce_s(self, byte: Num, group: Members) -> Num:
+        """All-reduce: a reduce-scatter and an all-gather in one call; inside one domain at its own rate (switches may add)."""
+        gather = self.inner_frac if self.gather_frac is None else self.gather_frac
+        return self._ring_s(byte, group, 2.0, np.where(group.outer > 1, gather, self.inner_frac))
+
+    def _ring_s(self, byte: Num, group: Members, passes: float, share: Num | None) -> Num:
+        sent = passes * byte * (group.size - 1) / group.size
+        inner_s = np.where(group.inner > 1, self._inner_s(sent, group.inner, share), 0.0)
         if self.outer is None:
             outer_s: Num = np.zeros_like(inner_s)
         else:
@@ -105,31 +125,30 @@ class Fabric:
         latency = (group.inner - 1) * self.inner.latency_s + np.minimum(
             group.outer - 1, 2 * np.ceil(np.log2(np.maximum(group.outer, 1)))
         ) * self._outer_latency_s()
-        return np.where(group.size > 1, self.launch_s + latency + np.maximum(inner_s, outer_s), 0.0)
-
-    def all_reduce_s(self, byte: Num, group: Members) -> Num:
-        """All-reduce: a reduce-scatter and an all-gather in one call."""
-        return np.where(group.size > 1, 2 * self.ring_s(byte, group) - self.launch_s, 0.0)
+        return np.where(group.size > 1, self.launch_s + passes * latency + np.maximum(inner_s, outer_s), 0.0)
 
     def all_to_all_s(self, byte: Num, group: Members) -> Num:
         """All-to-all where each rank holds ``byte`` and sends ``1 / n`` of it to every member.
 
-        Pairwise exchange; the share that leaves the domain crosses the network ports.
+        Pairwise exchange; the share that leaves the domain crosses the network ports. Inside a domain messages to all peers are
+        in flight together, so their latency grows with the logarithm of the peers.
         """
         inside = byte * (group.inner - 1) / group.size
         outside = byte * (group.size - group.inner) / group.size
-        inner_s = np.where(group.inner > 1, inside / self._inner_rate(group.inner), 0.0)
+        inner_s = np.where(group.inner > 1, self._inner_s(inside, group.inner, self.exchange_frac), 0.0)
         outer_s: Num = np.zeros_like(inner_s)
         if self.outer is not None:
             outer_s = np.where(group.outer > 1, outside / self._outer_rate(), 0.0)
-        messages = (group.inner - 1) * self.inner.latency_s + (group.outer - 1) * self._outer_latency_s()
+        rounds = np.ceil(np.log2(np.maximum(group.inner, 1.0)))
+        messages = rounds * self.inner.latency_s + (group.outer - 1) * self._outer_latency_s()
         return np.where(group.size > 1, self.launch_s + messages + np.maximum(inner_s, outer_s), 0.0)
 
     def send_s(self, byte: Num, stride: Num) -> Num:
         """One rank sends ``byte`` to the rank ``stride`` away."""
         stride = np.asarray(stride, dtype=float)
-        inside_rate = self._inner_rate(np.asarray(2.0))
-        inside = self.launch_s + self.inner.latency_s + byte / inside_rate
+        share = self.inner_frac if self.send_frac is None else self.send_frac
+        rate = self.inner.bandwidth_byte_per_s * share * topology_frac(self.inner, np.asarray(2.0))
+        inside = self.launch_s + self.inner.latency_s + byte / rate
         if self.outer is None:
             return inside
         outside = self.launch_s + self.outer.latency_s + byte / self._outer_rate()
@@ -148,6 +167,7 @@ def fabric(cluster: Cluster, eff: Efficiency) -> Fabric:
     MissingData : several nodes and no network ports known.
     """
     tiers = cluster.tiers
+    eff = eff.over(tiers[0].topology)
     if len(tiers) == 1 and cluster.n_accelerator > tiers[0].size:
         node = cluster.groups[0].node
         raise MissingData(
@@ -161,4 +181,9 @@ def fabric(cluster: Cluster, eff: Efficiency) -> Fabric:
         inner_frac=eff.scale_up_frac,
         outer_frac=eff.scale_out_frac,
         launch_s=eff.collective_launch_s,
+        gather_frac=eff.gather_frac,
+        exchange_frac=eff.exchange_frac,
+        send_frac=eff.send_frac,
+        low_frac=eff.collective_low_frac,
+        bulk_s=eff.collective_bulk_s,
     )
