@@ -87,7 +87,11 @@ def stack(name: str) -> Stack:
     return Stack(**values, sources=sources)
 
 
-_VALUE: Mapping[str, Callable[[Any], Any]] = {"attention": str, "fused": bool, "zero_stages": lambda text: tuple(json.loads(text))}
+_VALUE: Mapping[str, Callable[[Any], Any]] = {
+    "attention": str,
+    "fused": bool,
+    "zero_stages": lambda text: tuple(json.loads(text)),
+}
 
 
 def default_stack(vendor: str) -> Stack:
