@@ -62,6 +62,7 @@ class Plan:
     found: Found
     assumptions: tuple[str, ...]
     warnings: tuple[str, ...]
+    offload: bool
 
     @property
     def n_rank(self) -> int:
@@ -213,7 +214,7 @@ def plan(
     goodput: float | None = None,
     usd_per_accelerator_h: float | None = None,
     fixed: Mapping[str, int] | None = None,
-    offload: bool = True,
+    offload: bool | None = None,
     keep: int = 5,
     exhaustive: bool = False,
     progress: Callable[[int, int], None] | None = None,
@@ -226,7 +227,8 @@ def plan(
     dtype : ``bf16`` or ``fp16``; what the accelerator trains in unless given. ``fp8`` also tries fp8 linear layers.
     objective : ``time`` uses every rank; ``money``, ``energy`` and ``accelerators`` also try fewer of them.
     deadline_s : longest wall time allowed.
-    fixed : layout fields to pin, for example ``{"tp": 8}``. ``offload``: host memory may hold states.
+    fixed : layout fields to pin, for example ``{"tp": 8}``. ``offload``: whether host memory may hold
+        states; by default only where nothing fits otherwise.
     keep : rivals to show. ``exhaustive`` prices every strategy, for the frontier.
 
     Raises
@@ -253,7 +255,7 @@ def plan(
         goodput=goodput,
         usd_per_accelerator_h=usd_per_accelerator_h,
         fixed=fixed or {},
-        options=Options.build(software.zero_stages, offload=offload),
+        options=Options.build(software.zero_stages, offload=bool(offload)),
         fp8=fp8,
         keep=keep,
         exhaustive=exhaustive,
@@ -262,6 +264,9 @@ def plan(
     whole = Problem(work_on(n_rank=cluster.n_accelerator), cluster, software)
     whole.accelerator.peak(chosen_dtype)
     problem, n_rank, found = _choose(whole, question)
+    if not found.best and offload is None:
+        question = replace(question, options=Options.build(software.zero_stages))
+        problem, n_rank, found = _choose(whole, question)
     if not found.best:
         raise _refuse(problem, found, question)
     return _answer(problem, n_rank, found, question, software)
@@ -294,6 +299,7 @@ def _answer(problem: Problem, n_rank: int, found: Found, q: _Question, software:
         found=found,
         assumptions=_assumptions(problem, run, q),
         warnings=_warnings(problem, found),
+        offload=bool(q.options.offload_weight.any()),
     )
 
 
@@ -309,6 +315,8 @@ def _assumptions(problem: Problem, run: Iterable[Estimate], q: _Question) -> tup
         *work.assumptions,
         _("compute type {dtype}; software stack {name} ({title})").format(dtype=work.dtype, name=stack.name, title=stack.title),
     ]
+    if not q.options.offload_weight.any():
+        out.append(_("all states stay on the accelerators (--offload also tries host memory)"))
     if any(kind.parameters.expert for kind in problem.kinds):
         out.append(_("experts are evenly loaded"))
     if q.goodput is None:

@@ -37,7 +37,7 @@ class Scenario:
     goodput : share of wall time that advances the model.
     usd_per_hour : rent of one accelerator.
     pin : layout degrees to keep, for example ``{tp: 8}``.
-    offload : whether plans may keep states in host memory.
+    offload : whether plans may keep states in host memory; by default only where nothing fits otherwise.
     rivals : how many losing plans to show.
     exhaustive : price every strategy, not only those that can win.
     """
@@ -57,7 +57,7 @@ class Scenario:
     usd_per_hour: float | None = None
     region: str | None = None
     pin: Mapping[str, int] = field(default_factory=dict)
-    offload: bool = True
+    offload: bool | None = None
     rivals: int = 5
     exhaustive: bool = False
 
@@ -135,5 +135,6 @@ def resolved(scenario: Scenario, answer: Plan) -> dict[str, Any]:
         stack=answer.problem.stack.name,
         goodput=goodput,
         region=answer.problem.cluster.site.region,
+        offload=answer.offload if scenario.offload is None else scenario.offload,
     )
     return asdict(full) | {"on": list(full.on), "pin": dict(full.pin)}

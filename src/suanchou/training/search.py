@@ -32,7 +32,7 @@ LAYER_KEY = ("tp", "cp", "ep", "micro_batch", "sp", "ulysses", "fp8")
 TIE_FRAC = 0.03
 """Plans whose step times differ by less are equal: no model tells them apart. The simplest is taken.
 
-One half is spent among the options of a layout, the other among layouts.
+One third is spent among the options of a layout, the rest among layouts.
 """
 
 
@@ -148,7 +148,7 @@ def _price(problem: Problem, layout: Strategy, table: Tables, options: Options, 
     flat = np.where(fits, step, np.inf).reshape(n, -1)
     quickest = flat.min(axis=1)
     ok = np.isfinite(quickest)
-    equal = flat <= (1.0 + TIE_FRAC / 2) * quickest[:, None]
+    equal = flat <= (1.0 + TIE_FRAC / 3) * quickest[:, None]
     option = np.where(equal, options.burden, np.inf).argmin(axis=1)
     rows = np.arange(n)
     quickest = flat[rows, option]
@@ -255,7 +255,7 @@ def _rivals(layout: Strategy, best: _Best, burden: NDArray[np.float64], keep: in
     if not best.step_s.size:
         return []
     order = np.lexsort((best.memory, best.step_s))
-    ties = order[best.step_s[order] <= (1.0 + TIE_FRAC / 2) * best.step_s[order[0]]]
+    ties = order[best.step_s[order] <= (1.0 + TIE_FRAC * 2 / 3) * best.step_s[order[0]]]
     chosen = best.layout[ties]
     effort = burden[best.option[ties]] + 0.1 * sum(
         np.log2(np.asarray(getattr(layout, name))[chosen]) for name in ("tp", "cp", "pp", "virtual")
