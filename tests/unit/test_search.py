@@ -8,7 +8,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from suanchou.machine import cluster
+from suanchou.model.source import find_model
 from suanchou.training import search as search_module
+from suanchou.training.plan import plan
 from suanchou.training.search import high_memory, lower_bound_s, peak_memory, search, tables
 from suanchou.training.strategy import LAYOUT_FIELDS, Options, Strategy, layouts
 from suanchou.training.time import step_time
@@ -178,3 +181,11 @@ def test_fp8_is_tried_and_wins_where_compute_counts(problem):
     assert fast.n_candidate == 2 * plain.n_candidate
     assert fast.best[0].strategy.fp8 == 1
     assert fast.best[0].step_s < plain.best[0].step_s
+
+
+def test_the_full_space_of_gpt_3_on_512_accelerators_is_covered():
+    """At least 6.5 million strategies whose degrees divide; each is priced, or beaten by its layout's bound."""
+    gpt_3 = find_model("gpt-3-175b").architecture
+    found = plan(gpt_3, cluster(["dgx-a100-80gb:64"]), token=300e9, seq=2048, global_batch=512, offload=True).found
+    beaten = found.refused[search_module.BEATEN]
+    assert found.n_priced + beaten >= 6_500_000

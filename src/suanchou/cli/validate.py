@@ -33,7 +33,7 @@ __all__ = ["validate"]
 @option(
     "--against", type=click.Choice(("null",)), help=N_("Set the null model beside: the median rate per accelerator and type.")
 )
-@option("--by", type=click.Choice(("source", "accelerator", "stack")), help=N_("Also score every group of runs."))
+@option("--by", type=click.Choice(("source", "accelerator", "vendor", "stack")), help=N_("Also score every group of runs."))
 @catalog_option
 @output_options
 def validate(

@@ -16,7 +16,7 @@ __all__ = ["validation_report"]
 
 _PARTS: tuple[tuple[Part, str], ...] = (("trusted", "A+B"), ("complete", "A+B full"), ("C", "C"))
 """Parts of a set, and what tables call them."""
-_BY = {"source": N_("source"), "accelerator": N_("accelerator"), "stack": N_("stack")}
+_BY = {"source": N_("source"), "accelerator": N_("accelerator"), "vendor": N_("vendor"), "stack": N_("stack")}
 _DEFINITIONS = ("MFU", "HFU", "dense peak", "TP", "PP", "DP", "micro-batch")
 
 

@@ -17,11 +17,12 @@ from suanchou.validation.score import Group, Summary, grouped, macro_mean, plan_
 
 __all__ = ["BY", "Board", "By", "MemoryScore", "Part", "RunSet", "memory_error", "validate"]
 
-By = Literal["source", "accelerator", "stack"]
+By = Literal["source", "accelerator", "vendor", "stack"]
 Part = Literal["trusted", "complete", "C"]
 BY: Mapping[str, Callable[[Prediction], tuple[str, ...]]] = {
     "source": lambda p: (p.run.source,),
     "accelerator": lambda p: (p.run.accelerator_id,),
+    "vendor": lambda p: (p.laid.problem.accelerator.vendor if p.laid else "",),
     "stack": lambda p: (p.laid.problem.stack.name if p.laid else "",),
 }
 
