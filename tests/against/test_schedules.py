@@ -20,10 +20,11 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from schedule_walk import orders, walk
 
+from suanchou.training.layer_time import LayerTime, layer_time
 from suanchou.training.memory import ActivationTable
 from suanchou.training.pipeline import in_flight, stage_layers
 from suanchou.training.strategy import Strategy
-from suanchou.training.time import LayerTime, layer_time, step_time
+from suanchou.training.time import step_time
 
 NOTHING_KEPT = ActivationTable(0.0, 0.0, 0.0, 0.0, 0.0)
 FORWARD = 1 / 3

@@ -13,11 +13,12 @@ from hypothesis import strategies as st
 from problems import build_problem
 from suanchou.training import search as search_module
 from suanchou.training.explain import explain_memory, explain_step
+from suanchou.training.layer_time import layer_time
 from suanchou.training.memory import STAGES, host_byte, stage_memory
 from suanchou.training.problem import Problem
 from suanchou.training.search import Tables, high_memory, peak_memory, search, tables
 from suanchou.training.strategy import LAYOUT_FIELDS, Options, Strategy, layouts
-from suanchou.training.time import StepTime, layer_time, step_time
+from suanchou.training.time import StepTime, step_time
 
 PROBLEMS = {
     "dense": ("llama-3.1-8b", "dgx-h100:4", 64),

@@ -6,9 +6,10 @@ from dataclasses import replace
 
 import pytest
 
+from suanchou.training.layer_time import LayerTime, layer_time
 from suanchou.training.memory import ActivationTable, activation_table
 from suanchou.training.strategy import Strategy
-from suanchou.training.time import LayerTime, layer_time, step_time
+from suanchou.training.time import step_time
 
 NOTHING = ActivationTable(0.0, 0.0, 0.0, 0.0, 0.0)
 PLAIN = LayerTime(

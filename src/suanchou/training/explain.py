@@ -10,11 +10,12 @@ from suanchou.cost.kernels import Phase, kernel_s
 from suanchou.estimate import Estimate, total
 from suanchou.model.operators import Num, Operator
 from suanchou.training.defaults import default
+from suanchou.training.layer_time import LayerTime
 from suanchou.training.memory import STAGES, ActivationTable, Memory, stage_memory
 from suanchou.training.pipeline import in_flight, stage_layers
 from suanchou.training.problem import Problem
 from suanchou.training.strategy import Strategy
-from suanchou.training.time import LayerTime, StageTime, StepTime, step_time
+from suanchou.training.time import StageTime, StepTime, step_time
 
 __all__ = ["MEMORY_NAMES", "STEP_NAMES", "explain_memory", "explain_step", "fullest_stage", "step_parts", "verdict"]
 

@@ -17,10 +17,11 @@ from numpy.typing import NDArray
 
 from suanchou.i18n import N_
 from suanchou.model.operators import Num
+from suanchou.training.layer_time import LayerTime, layer_time
 from suanchou.training.memory import STAGES, ActivationTable, activation_table, host_byte, stage_memory
 from suanchou.training.problem import Problem
 from suanchou.training.strategy import LAYOUT_FIELDS, Options, Strategy, layouts
-from suanchou.training.time import LayerTime, layer_time, step_time
+from suanchou.training.time import step_time
 
 __all__ = ["TIE_FRAC", "Candidate", "Found", "Tables", "high_memory", "lower_bound_s", "peak_memory", "search", "tables"]
 

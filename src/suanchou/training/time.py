@@ -10,41 +10,24 @@ from typing import NamedTuple
 
 import numpy as np
 
-from suanchou.cost.kernels import kernels_s, stream_s
-from suanchou.model.architecture import Attention, LatentAttention, Layer, MoE
-from suanchou.model.layer_operators import (
-    embedding_backward,
-    embedding_forward,
-    head_backward,
-    head_forward,
+from suanchou.cost.kernels import stream_s
+from suanchou.model.operators import Num
+from suanchou.training.communication import (
+    behind_s,
+    gather_per_layer_s,
+    gradient_reduce_s,
+    parameter_gather_s,
+    send_s,
+    sharded_weight_byte,
 )
-from suanchou.model.operators import Num, Operator, Shape
-from suanchou.training.adapters import without_weight_gradients
 from suanchou.training.defaults import default
+from suanchou.training.layer_time import LayerTime
 from suanchou.training.memory import ActivationTable, shard_count, stage_parameters
 from suanchou.training.pipeline import bubble_s, stage_layers
 from suanchou.training.problem import Problem
 from suanchou.training.strategy import Strategy
 
-__all__ = ["LayerTime", "StepTime", "layer_time", "step_time"]
-
-
-class LayerTime(NamedTuple):
-    """Seconds of one micro-batch on one rank: per (average) layer, and in embedding and head."""
-
-    forward: Num
-    backward: Num
-    core: Num
-    tensor_forward: Num
-    tensor_backward: Num
-    context_forward: Num
-    context_backward: Num
-    ring_forward: Num
-    ring_backward: Num
-    expert: Num
-    embedding: Num
-    head: Num
-    head_tensor: Num
+__all__ = ["StageTime", "StepTime", "stage_time", "step_time"]
 
 
 class StageTime(NamedTuple):
@@ -84,145 +67,6 @@ class StepTime(NamedTuple):
         return work + self.bubble + self.pipeline_send + self.gradient_reduce + self.parameter_gather + self.optimizer
 
 
-def _seconds(problem: Problem, ops: tuple[Operator, ...], s: Strategy, phase: str) -> Num:
-    """Kernel time with the linear layers in the lower type (fp8) where the strategy says so."""
-    args = {"dtype": problem.work.dtype, "phase": phase}
-    plain = kernels_s(ops, problem.accelerator, problem.eff, **args)  # type: ignore[arg-type]
-    fp8 = np.asarray(s.fp8) > 0
-    if not fp8.any():
-        return plain
-    fast = kernels_s(ops, problem.accelerator, problem.eff, gemm_dtype=problem.work.low_dtype, **args)  # type: ignore[arg-type]
-    return np.where(fp8, fast, plain)
-
-
-def _tensor_collectives(layer: Layer) -> float:
-    """Block outputs per layer whose partial sums TP must reduce: one after the mixer, one after the MLP."""
-    if layer.parallel:
-        return 1.0
-    return float(sum(part is not None for part in (layer.mixer, layer.cross, layer.ffn)))
-
-
-def _kv_width(layer: Layer, tp: Num) -> Num:
-    """Elements per token of keys and values that one TP rank passes round the CP ring."""
-    mixer = layer.mixer
-    if isinstance(mixer, Attention):
-        return mixer.n_kv_head * (mixer.d_head + mixer.d_v) / np.minimum(tp, mixer.n_kv_head)
-    if isinstance(mixer, LatentAttention):
-        return float(mixer.kv_rank + mixer.d_rope)
-    return 0.0
-
-
-def layer_time(problem: Problem, s: Strategy) -> LayerTime:
-    """Price the layouts in ``s`` (1-D arrays): kernels, and the communication inside layers that stays exposed.
-
-    TP moves each block's output once forward and once backward, as an all-reduce or, with SP, a reduce-scatter and an
-    all-gather of the same volume. CP passes keys and values round a ring, and their gradients back, behind the attention
-    kernel. EP sends every token to its experts and back. Multi-token-prediction layers and their heads run with the
-    head on the last stage; their own communication is left out.
-    """
-    shape, work, stack = problem.shape(s), problem.work, problem.stack
-    arch, d = work.arch, float(work.arch.d_model)
-    sums: dict[str, Num] = dict.fromkeys(LayerTime._fields, 0.0)
-    tp_group = problem.group(s.tp, 1.0)
-    residual_byte = shape.token * d * shape.element_byte
-    reduce_s = problem.fabric.all_reduce_s(residual_byte, tp_group) * (1.0 - stack.overlap_tensor_parallel)
-    for kind in problem.kinds:
-        layer, share = kind.layer, kind.share
-        forward = problem.forward(layer, shape)
-        core = tuple(op for op in forward if op.kind in ("attention", "scan"))
-        sums["forward"] = sums["forward"] + share * _seconds(problem, forward, s, "forward")
-        core_s = _seconds(problem, core, s, "forward")
-        sums["core"] = sums["core"] + share * core_s
-        backward = problem.backward(layer, shape)
-        sums["backward"] = sums["backward"] + share * _seconds(problem, backward, s, "backward")
-        tensor = share * _tensor_collectives(layer) * reduce_s
-        sums["tensor_forward"], sums["tensor_backward"] = sums["tensor_forward"] + tensor, sums["tensor_backward"] + tensor
-        for name, seconds in zip(
-            ("context_forward", "context_backward", "ring_forward", "ring_backward"),
-            _context_s(problem, layer, s, shape, core_s),
-            strict=True,
-        ):
-            sums[name] = sums[name] + share * seconds
-        if isinstance(layer.ffn, MoE):
-            sums["expert"] = sums["expert"] + share * _expert_s(problem, layer.ffn, s, shape)
-    sums["embedding"] = _seconds(problem, embedding_forward(arch, shape), s, "forward") + _seconds(
-        problem, () if work.adapter_rank else embedding_backward(arch, shape), s, "backward"
-    )
-    head = _seconds(problem, head_forward(arch, shape), s, "forward") + _seconds(
-        problem, without_weight_gradients(head_backward(arch, shape), work.adapter_rank), s, "backward"
-    )
-    sums["head"] = head * (1.0 + len(arch.mtp))
-    for layer in arch.mtp:
-        sums["head"] = sums["head"] + _seconds(problem, problem.forward(layer, shape), s, "forward")
-        sums["head"] = sums["head"] + _seconds(problem, problem.backward(layer, shape), s, "backward")
-    sums["head_tensor"] = 2.0 * reduce_s
-    return LayerTime(**sums)
-
-
-def _behind(problem: Problem, communication_s: Num, compute_s: Num) -> Num:
-    """Time that communication adds to compute it runs beside: what sticks out, and the cores it takes while it hides."""
-    hidden = np.minimum(communication_s, compute_s)
-    return communication_s - hidden + problem.eff.overlap_core_frac * hidden
-
-
-def _context_s(problem: Problem, layer: Layer, s: Strategy, shape: Shape, core_s: Num) -> tuple[Num, ...]:
-    """Exchange of one layer over CP: what is exposed forward and backward, and how long each holds the network.
-
-    Ring: keys and values go round behind the attention kernel, backward with their gradients. Ulysses: all-to-alls of queries,
-    keys, values and outputs, exposed, as much again backward.
-    """
-    fabric, group = problem.fabric, problem.group(s.cp, s.tp)
-    byte = shape.batch * problem.work.seq * _kv_width(layer, s.tp) * shape.element_byte
-    ring = fabric.ring_s(byte, group)
-    window = problem.stack.overlap_context_parallel * core_s
-    found = (_behind(problem, ring, window), _behind(problem, 2.0 * ring, 2.5 * window), ring, 2.0 * ring)
-    mixer = layer.mixer
-    if isinstance(mixer, Attention):
-        outputs = shape.token * mixer.n_head * (mixer.d_head + mixer.d_v) / s.tp * shape.element_byte
-        exchange = fabric.all_to_all_s(outputs + byte / s.cp, group)
-        ulysses = np.asarray(s.ulysses) > 0
-        found = tuple(np.where(ulysses, exchange, seconds) for seconds in found)  # type: ignore[assignment]
-    split = np.asarray(s.cp) > 1
-    return tuple(np.where(split, seconds, 0.0) for seconds in found)
-
-
-def _expert_s(problem: Problem, moe: MoE, s: Strategy, shape: Shape) -> Num:
-    """Exposed dispatch and combine of one layer in one direction: two all-to-alls."""
-    byte = shape.token * moe.top_k * problem.work.arch.d_model * shape.element_byte / s.tp
-    one = problem.fabric.all_to_all_s(byte * shape.imbalance, problem.group(s.ep, s.tp))
-    return 2.0 * one * (1.0 - problem.stack.overlap_expert_parallel)
-
-
-def _layer_weight_byte(problem: Problem, s: Strategy, *, expert: bool) -> Num:
-    """Dense or expert weights of one average layer on one rank, before ZeRO."""
-    total: Num = 0.0
-    for kind in problem.kinds:
-        p = kind.parameters
-        dense = p.split / s.tp + p.kv / np.minimum(s.tp, kind.kv_ways) + p.replicated
-        total = total + kind.share * (p.expert / (s.tp * s.ep) if expert else dense)
-    return problem.stack.weight_byte * total
-
-
-def _sharded_weight_byte(problem: Problem, s: Strategy) -> Num:
-    """Weights of one average layer that stay on a rank between uses."""
-    total: Num = 0.0
-    for expert in (False, True):
-        ways = np.where(np.asarray(s.zero) >= 3, shard_count(problem, s, expert=expert), 1.0)
-        total = total + _layer_weight_byte(problem, s, expert=expert) / ways
-    return total
-
-
-def _gather_per_layer_s(problem: Problem, s: Strategy) -> Num:
-    """All-gather of one average layer's weights over the ZeRO-3 groups; zero below stage 3."""
-    seconds: Num = 0.0
-    for expert in (False, True):
-        group = problem.group(shard_count(problem, s, expert=expert), _replicas(problem, s, expert=expert)[1])
-        byte = _layer_weight_byte(problem, s, expert=expert)
-        seconds = seconds + np.where(np.asarray(byte) > 0, problem.fabric.ring_s(byte, group), 0.0)
-    gathered: Num = np.where(np.asarray(s.zero) >= 3, seconds, 0.0)
-    return gathered
-
-
 class _Streams(NamedTuple):
     """Per layer: ZeRO-3's gather, what it adds to forward and backward, and what the host link adds, beside both."""
 
@@ -234,13 +78,13 @@ class _Streams(NamedTuple):
 
 
 def _streams(problem: Problem, s: Strategy, t: LayerTime, acts: ActivationTable) -> _Streams:
-    gather = _gather_per_layer_s(problem, s)
+    gather = gather_per_layer_s(problem, s)
     overlap = problem.stack.overlap_parameter_gather
     kept = acts.none + (acts.selective - acts.none) * s.selective
     moved = s.offload_activation * (kept + (acts.full - kept) * s.full_frac)
-    away = (moved + s.offload_weight * _sharded_weight_byte(problem, s)) / problem.host_link_byte_per_s
-    gather_forward = _behind(problem, gather, overlap * t.forward)
-    gather_backward = _behind(problem, gather, overlap * t.backward)
+    away = (moved + s.offload_weight * sharded_weight_byte(problem, s)) / problem.host_link_byte_per_s
+    gather_forward = behind_s(problem, gather, overlap * t.forward)
+    gather_backward = behind_s(problem, gather, overlap * t.backward)
     return _Streams(
         gather=gather,
         gather_forward=gather_forward,
@@ -295,29 +139,11 @@ def step_time(problem: Problem, s: Strategy, t: LayerTime, acts: ActivationTable
         micro_batches=m,
         slowest=slowest,
         bubble=bubble,
-        pipeline_send=_send_s(problem, s, m),
-        gradient_reduce=_gradient_reduce_s(problem, s, n_layer * free_backward),
-        parameter_gather=_parameter_gather_s(problem, s, n_layer * free_forward),
+        pipeline_send=send_s(problem, s, m),
+        gradient_reduce=gradient_reduce_s(problem, s, n_layer * free_backward),
+        parameter_gather=parameter_gather_s(problem, s, n_layer * free_forward),
         optimizer=_optimizer_s(problem, s),
     )
-
-
-def _send_s(problem: Problem, s: Strategy, m: Num) -> Num:
-    """Exposed sends between stages: those of fill and drain, and of steady state where the stack does not overlap them."""
-    shape, stack = problem.shape(s), problem.stack
-    byte = shape.token_sp * problem.work.arch.d_model * shape.element_byte
-    one = problem.fabric.send_s(byte, s.tp * s.cp * s.dp)
-    overlap = np.where(np.asarray(s.virtual) > 1, stack.overlap_pipeline_interleaved, stack.overlap_pipeline)
-    sends = 2.0 * (s.pp - 1.0 + m * s.virtual * (1.0 - overlap))
-    exposed: Num = np.where(np.asarray(s.pp) > 1, sends * one, 0.0)
-    return exposed
-
-
-def _replicas(problem: Problem, s: Strategy, *, expert: bool) -> tuple[Num, Num]:
-    """Size and stride of the group that shares a parameter's gradient."""
-    if expert:
-        return s.dp * s.cp / s.ep, s.tp * s.ep
-    return s.dp * s.cp, s.tp
 
 
 def _network_free_s(problem: Problem, s: Strategy, t: LayerTime, acts: ActivationTable) -> tuple[Num, Num]:
@@ -329,50 +155,6 @@ def _network_free_s(problem: Problem, s: Strategy, t: LayerTime, acts: Activatio
         np.maximum(forward - streams.gather - t.ring_forward, 0.0),
         np.maximum(backward - streams.gather - t.ring_backward, 0.0),
     )
-
-
-def _gradient_reduce_s(problem: Problem, s: Strategy, free_s: Num) -> Num:
-    """Exposed gradient reduction; ``free_s`` is how long the network stands free during one micro-batch's backward.
-
-    Below ZeRO-1 an all-reduce, above it a reduce-scatter; HSDP adds an all-reduce of the shards across domains. Behind the
-    last micro-batch's backward hides all but the last bucket. ZeRO-2 and 3 keep shards only, so they reduce with every
-    micro-batch.
-    """
-    stack, fabric = problem.stack, problem.fabric
-    total: Num = 0.0
-    parameters = stage_parameters(problem, s, "middle")
-    ends = stage_parameters(problem, s, "first")
-    for count, end, expert in ((parameters.dense, ends.dense, False), (parameters.expert, ends.expert, True)):
-        byte = np.maximum(count, end) * stack.gradient_reduce_byte * problem.trained_frac
-        size, stride = _replicas(problem, s, expert=expert)
-        shards = shard_count(problem, s, expert=expert)
-        scatter = fabric.ring_s(byte, problem.group(shards, stride))
-        across = fabric.all_reduce_s(byte / shards, problem.group(size / shards, stride * shards))
-        whole = fabric.all_reduce_s(byte, problem.group(size, stride))
-        reduced = np.where(np.asarray(s.zero) >= 1, scatter + across, whole)
-        total = total + np.where(np.asarray(byte) > 0, reduced, 0.0)
-    z = np.asarray(s.zero)
-    every = np.where(z >= 2, s.micro_batches(problem.work), 1.0)
-    window = stack.overlap_gradient_reduce * free_s
-    exposed: Num = every * np.maximum(_behind(problem, total, window), stack.bucket_frac * total)
-    return exposed
-
-
-def _parameter_gather_s(problem: Problem, s: Strategy, free_s: Num) -> Num:
-    """Exposed all-gather of updated weights after the optimizer step of ZeRO-1 and 2, behind the first forward."""
-    stack, fabric = problem.stack, problem.fabric
-    parameters = stage_parameters(problem, s, "first")
-    total: Num = 0.0
-    for count, expert in ((parameters.dense, False), (parameters.expert, True)):
-        stride = _replicas(problem, s, expert=expert)[1]
-        shards = shard_count(problem, s, expert=expert)
-        gather = fabric.ring_s(count * stack.weight_byte * problem.trained_frac, problem.group(shards, stride))
-        total = total + np.where(np.asarray(count) > 0, gather, 0.0)
-    behind = _behind(problem, total, stack.overlap_parameter_gather * free_s)
-    exposed = np.maximum(behind, stack.bucket_frac * total)
-    z = np.asarray(s.zero)
-    gathered: Num = np.where((z >= 1) & (z < 3), exposed, 0.0)
-    return gathered
 
 
 def _optimizer_s(problem: Problem, s: Strategy) -> Num:
