@@ -30,6 +30,7 @@ QUANTITIES: Mapping[str, str] = MappingProxyType(
         "head_half": "head width at which half of the attention time goes to softmax",
         "key_half": "keys that the ramp and the masked diagonal of a query tile cost",
         "memory_frac": "share of the memory bandwidth that a streaming kernel reaches",
+        "elementwise_frac": "share of that rate in norms, activations, residuals and other short kernels between GEMMs",
         "gemm_memory_frac": "the same for the matrices of a GEMM",
         "attention_memory_frac": "the same for queries, keys, values and outputs of an attention kernel",
         "launch_s": "time of an empty kernel in a stream of kernels",
@@ -52,6 +53,7 @@ QUANTITIES: Mapping[str, str] = MappingProxyType(
         "collective_launch_s": "fixed time of a collective call",
         "collective_low_frac": "rate of the protocol for small messages over that for large ones",
         "collective_bulk_s": "time the protocol for large messages needs to start",
+        "straggler_frac": "spread of the step times of equal accelerators, as a share of the step",
         "overlap_core_frac": "share of the cores that a collective takes from the kernels it hides behind",
         "host_memory_byte_per_s": "host memory bandwidth per accelerator that an offloaded optimizer gets",
         "host_link_byte_per_s": "host link per accelerator, one way, where the catalogue does not know it",
@@ -112,6 +114,7 @@ class Efficiency:
     head_half: float
     key_half: float
     memory_frac: float
+    elementwise_frac: float
     gemm_memory_frac: float
     attention_memory_frac: float
     launch_s: float
@@ -134,6 +137,7 @@ class Efficiency:
     collective_launch_s: float
     collective_low_frac: float
     collective_bulk_s: float
+    straggler_frac: float
     overlap_core_frac: float
     host_memory_byte_per_s: float
     host_link_byte_per_s: float
@@ -143,6 +147,17 @@ class Efficiency:
     def for_dtype(self, dtype: str) -> Efficiency:
         """The values of the same accelerator in another data type."""
         return self._variant(dtype)
+
+    def with_attention(self, kernel: str) -> Efficiency:
+        """The same accelerator with the attention kernels of another generation (``flash-1``, ``flash-2``)."""
+        own = self.variants.get(kernel)
+        if not own:
+            return self
+        values = {name: entry.value for name, entry in own.items()}
+        others = {
+            key: {name: entry for name, entry in entries.items() if name not in own} for key, entries in self.variants.items()
+        }
+        return replace(self, **values, entries=MappingProxyType({**self.entries, **own}), variants=others)
 
     def over(self, topology: str) -> Efficiency:
         """The values of collectives over a scale-up tier of this topology."""

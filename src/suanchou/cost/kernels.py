@@ -147,7 +147,7 @@ def stream_s(byte: Num, accelerator: Accelerator, eff: Efficiency) -> Num:
 
 
 def _linear_s(op: Operator, accelerator: Accelerator, base: Efficiency, dtype: str, gemm_dtype: str) -> Num:
-    """A GEMM or grouped GEMM, with what surrounds it in a narrower type or with accumulation in place."""
+    """A GEMM, grouped or batched GEMM, with what surrounds it in a narrower type or with accumulation in place."""
     eff = base.for_dtype(gemm_dtype)
     wide, narrow = element_byte(dtype), element_byte(gemm_dtype)
     left, right, out = op.m * op.k * op.count, op.k * op.n * op.count, op.m * op.n * op.count
@@ -188,7 +188,9 @@ def kernel_s(
     MissingData : the accelerator lacks a peak or a bandwidth.
     """
     if op.kind == "memory":
-        return op.launches * eff.launch_s + stream_s(op.byte, accelerator, eff)
+        return op.launches * eff.launch_s + stream_s(op.byte, accelerator, eff) / eff.elementwise_frac
+    if op.batched:
+        return _linear_s(op, accelerator, eff, dtype, dtype)
     if op.kind in ("gemm", "grouped_gemm"):
         return _linear_s(op, accelerator, eff, dtype, gemm_dtype or dtype)
     own = eff.for_dtype(dtype)

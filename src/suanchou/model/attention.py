@@ -8,7 +8,7 @@ from suanchou.model.architecture import Attention
 from suanchou.model.num import Num, maximum, minimum
 from suanchou.model.operators import Operator, Shape, Step, gemm, memory
 
-__all__ = ["attention_steps", "core_step", "kv_head_per_rank", "norm_step", "score_pairs", "visible_keys"]
+__all__ = ["attention_steps", "core_steps", "kv_head_per_rank", "norm_step", "score_pairs", "visible_keys"]
 
 
 def score_pairs(seq: Num, key_seq: Num, *, causal: bool, window: float | None = None, chunked: bool = False) -> Num:
@@ -65,7 +65,7 @@ def _rotary(name: str, shape: Shape, element: Num) -> Step:
     return memory(name, forward=element * 10.0 * e, backward=element * 10.0 * e, launches=(10.0, 10.0))
 
 
-def core_step(
+def core_steps(
     name: str,
     shape: Shape,
     *,
@@ -76,26 +76,22 @@ def core_step(
     query: Num,
     key: Num,
     pairs: Num,
-) -> Step:
+) -> Iterator[Step]:
     """Scores, softmax and weighted sum of one rank.
 
     ``query`` and ``key`` are rows per sequence on this rank, ``pairs`` the unmasked pairs among them, of ``n_head`` heads.
     Flash kernels compute the pairs left by the mask, and backward recomputes the scores: five products instead of four. Eager
-    attention computes every pair and moves the score matrix: products write and read it, softmax (in fp32 when unfused)
-    and masking pass over it.
+    attention computes every pair: batched products and passes over the score matrix.
     """
+    if shape.attention == "eager":
+        yield from _eager_steps(name, shape, count=shape.batch * n_head, query=query, key=key, d_qk=d_qk, d_v=d_v)
+        return
     e = shape.element_byte
     sequences = shape.batch * n_head
     q, o = shape.batch * query * n_head * d_qk, shape.batch * query * n_head * d_v
     kv = shape.batch * key * n_kv_head * (d_qk + d_v)
-    eager = shape.attention == "eager"
-    pair = sequences * (query * key if eager else pairs)
-    scores, scores_backward = (
-        (pair * 4.0 * e, pair * 6.0 * e) if shape.fused else (pair * (6.0 * e + 8.0), pair * (9.0 * e + 16.0))
-    )
+    pair = sequences * pairs
     lse = 4.0 * shape.batch * query * n_head
-    extra, extra_backward = (scores, scores_backward) if eager else (lse, 2.0 * lse)
-    launches = (1.0, 2.0) if not eager else (3.0, 6.0) if shape.fused else (6.0, 11.0)
 
     def op(suffix: str, flop: Num, byte: Num, started: float) -> Operator:
         return Operator(
@@ -110,11 +106,46 @@ def core_step(
             launches=started,
         )
 
-    products = 2.0 * d_qk + 2.0 * d_v if eager else 3.0 * d_qk + 2.0 * d_v
-    return Step(
-        op("", 2.0 * pair * (d_qk + d_v), e * (q + kv + o) + extra, launches[0]),
-        (op(".backward", 2.0 * pair * products, e * (2.0 * q + 2.0 * kv + 2.0 * o) + extra_backward, launches[1]),),
+    yield Step(
+        op("", 2.0 * pair * (d_qk + d_v), e * (q + kv + o) + lse, 1.0),
+        (op(".backward", 2.0 * pair * (3.0 * d_qk + 2.0 * d_v), e * 2.0 * (q + kv + o) + 2.0 * lse, 2.0),),
     )
+
+
+def _eager_steps(name: str, shape: Shape, *, count: Num, query: Num, key: Num, d_qk: float, d_v: float) -> Iterator[Step]:
+    """Queries by keys, softmax, probabilities by values; backward two products for each of the two.
+
+    The softmax passes over the score matrix: scale and mask with it in one kernel when fused; unfused it upcasts to fp32, one
+    kernel each. Dropout is a pass of its own, with a mask of one byte.
+    """
+    e = shape.element_byte
+    score = count * query * key
+    yield _batched(f"{name}.scores", shape, count=count, m=query, n=key, k=d_qk)
+    forward, backward, launches = (2.0 * e, 3.0 * e, (1.0, 1.0)) if shape.fused else (4.0 * e + 8.0, 7.0 * e + 16.0, (4.0, 7.0))
+    yield memory(f"{name}.softmax", forward=forward * score, backward=backward * score, launches=launches)
+    if shape.dropout:
+        yield memory(f"{name}.dropout", forward=(2.0 * e + 1.0) * score, backward=(2.0 * e + 1.0) * score)
+    yield _batched(f"{name}.context", shape, count=count, m=query, n=d_v, k=key)
+
+
+def _batched(name: str, shape: Shape, *, count: Num, m: Num, n: Num, k: Num) -> Step:
+    """``count`` products of activations, and backward one for each side."""
+    e = shape.element_byte
+
+    def op(suffix: str, m: Num, n: Num, k: Num) -> Operator:
+        return Operator(
+            name=f"{name}{suffix}",
+            kind="attention",
+            flop=2.0 * count * m * n * k,
+            byte=e * count * (m * k + k * n + m * n),
+            m=m,
+            n=n,
+            k=k,
+            count=count,
+            batched=True,
+        )
+
+    return Step(op("", m, n, k), (op(".left", m, k, n), op(".right", k, n, m)))
 
 
 def attention_steps(a: Attention, d_model: int, shape: Shape, *, prefix: str = "attention") -> Iterator[Step]:
@@ -142,7 +173,7 @@ def attention_steps(a: Attention, d_model: int, shape: Shape, *, prefix: str = "
     if a.rotary:
         yield _rotary(f"{prefix}.rotary", shape, q + k)
     key = shape.seq if not a.cross or shape.encoder_seq is None else shape.encoder_seq
-    yield core_step(
+    yield from core_steps(
         f"{prefix}.core",
         shape,
         n_head=heads,

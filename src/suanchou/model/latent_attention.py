@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from suanchou.model.architecture import LatentAttention, SparseIndexer
-from suanchou.model.attention import core_step, norm_step, score_pairs
+from suanchou.model.attention import core_steps, norm_step, score_pairs
 from suanchou.model.operators import Num, Operator, Shape, Step, gemm, memory
 
 __all__ = ["latent_attention_steps"]
@@ -69,7 +69,7 @@ def latent_attention_steps(a: LatentAttention, d_model: int, shape: Shape, *, pr
         if not a.indexer.reuses:
             yield from _indexer_steps(a.indexer, d_model, a.q_rank or d_model, shape, f"{prefix}.indexer")
         window = a.indexer.top_k
-    yield core_step(
+    yield from core_steps(
         f"{prefix}.core",
         shape,
         n_head=heads,

@@ -80,10 +80,11 @@ def _layer_steps(layer: Layer, d_model: int, shape: Shape) -> Iterator[Step]:
     ]
     half = (len(norms) + 1) // 2
     stream = shape.element_byte * shape.token_sp * d_model
+    mask = shape.token_sp * d_model if shape.dropout else 0.0
     yield from norms[:half]
     yield from _mixers_steps(layer, d_model, shape)
     if layer.mixer is not None:
-        yield memory("residual.mixer", forward=3.0 * stream, backward=3.0 * stream)
+        yield memory("residual.mixer", forward=3.0 * stream + mask, backward=3.0 * stream + mask)
     if layer.cross is not None:
         yield memory("residual.cross", forward=3.0 * stream, backward=3.0 * stream)
     yield from norms[half:]
@@ -93,7 +94,7 @@ def _layer_steps(layer: Layer, d_model: int, shape: Shape) -> Iterator[Step]:
         yield from moe_steps(layer.ffn, d_model, shape)
     yield from _extra_steps("extra", layer.extra, shape)
     if layer.ffn is not None:
-        yield memory("residual.ffn", forward=3.0 * stream, backward=3.0 * stream)
+        yield memory("residual.ffn", forward=3.0 * stream + mask, backward=3.0 * stream + mask)
 
 
 def _forward(steps: Iterable[Step]) -> tuple[Operator, ...]:
@@ -135,8 +136,9 @@ def _embedding_steps(arch: Architecture, shape: Shape) -> Iterator[Step]:
 def _head_steps(arch: Architecture, shape: Shape) -> Iterator[Step]:
     """Final norm, what the family adds, logits over ``vocab / tp``, cross-entropy.
 
-    Fused loss: one pass over the logits forward; one read and one write backward. Unfused: upcast to fp32, log-softmax, pick;
-    and back.
+    The loss passes over the logits. ``fused``: a read forward, a read and a write backward. ``torch``: upcast to fp32 and
+    log-softmax; backward its gradient and the cast back. ``megatron``: the vocabulary-parallel loss of Megatron-LM, in fp32 a
+    kernel each for upcast, maximum, subtraction, exponential, sum and division; backward scale, mask and cast.
     """
     width = arch.d_embed or arch.d_model
     e = shape.element_byte
@@ -147,10 +149,12 @@ def _head_steps(arch: Architecture, shape: Shape) -> Iterator[Step]:
     yield from _extra_steps("head", arch.extra, shape)
     yield gemm("head.logits", shape, m=shape.token, n=arch.vocab / shape.tp, k=width)
     logits = shape.token * arch.vocab / shape.tp
-    if shape.fused:
-        yield memory("head.loss", forward=e * logits, backward=2.0 * e * logits)
-    else:
-        yield memory("head.loss", forward=(e + 12.0) * logits, backward=(e + 12.0) * logits, launches=(3.0, 3.0))
+    forward, backward, launches = {
+        "fused": (e, 2.0 * e, (1.0, 1.0)),
+        "torch": (e + 12.0, e + 16.0, (3.0, 3.0)),
+        "megatron": (e + 36.0, e + 20.0, (6.0, 3.0)),
+    }[shape.loss]
+    yield memory("head.loss", forward=forward * logits, backward=backward * logits, launches=launches)
 
 
 def embedding_forward(arch: Architecture, shape: Shape) -> tuple[Operator, ...]:

@@ -33,7 +33,9 @@ class Shape:
     gradient_byte : bytes of a weight-gradient element, which a wgrad kernel reads and writes (accumulation in place).
     attention : ``flash`` and ``sdpa`` keep no score matrix and skip masked pairs; ``eager`` computes and keeps them all.
     imbalance : load of the busiest expert rank over the mean.
-    fused : norms, rotary embeddings, gated activations and the loss are one kernel each, otherwise a chain of them.
+    fused : norms, rotary embeddings and gated activations are one kernel each, otherwise a chain of them.
+    dropout : attention probabilities and block outputs are dropped at random.
+    loss : kernels of the cross-entropy, see ``layer_operators``.
     """
 
     batch: Num
@@ -49,6 +51,8 @@ class Shape:
     attention: Literal["flash", "sdpa", "eager"] = "flash"
     imbalance: Num = 1.0
     fused: bool = True
+    loss: Literal["fused", "torch", "megatron"] = "fused"
+    dropout: bool = False
 
     @property
     def token(self) -> Num:
@@ -79,6 +83,7 @@ class Operator:
     flop : work of all ``count`` calls, 2 per multiply-add; 0 for ``memory`` by convention.
     byte : traffic to device memory of all calls.
     launches : kernels started for all calls.
+    batched : an ``attention`` that is one batched product ``m x k`` by ``k x n`` of activations instead of a flash kernel.
     """
 
     name: str
@@ -90,6 +95,7 @@ class Operator:
     k: Num = 0.0
     count: Num = 1.0
     launches: Num = 1.0
+    batched: bool = False
 
 
 class Step(NamedTuple):

@@ -29,11 +29,14 @@ STEP_NAMES = (
     "embedding_head",
     "host_transfer",
     "weight_gather",
+    "host_launch",
     "pipeline_bubble",
     "pipeline_send",
     "gradient_reduce",
     "parameter_gather",
     "optimizer",
+    "straggler",
+    "host_step",
 )
 
 _MEANING = {
@@ -43,6 +46,7 @@ _MEANING = {
     "expert_parallel": "tokens sent to experts and back, forward and backward",
     "embedding_head": "embedding, head and loss on this stage",
     "host_transfer": "offloaded weights and activations, what compute does not hide",
+    "host_launch": "the host launches kernels more slowly than the device runs them",
     "weight_gather": "ZeRO-3 gathers, what compute does not hide",
 }
 
@@ -57,7 +61,15 @@ def step_parts(step: StepTime) -> dict[str, float]:
     """Seconds of a step by cause; they add up to the step."""
     m = _number(step.micro_batches)
     parts = {name: m * _number(value) for name, value in zip(STEP_NAMES, step.slowest, strict=False)}
-    tail = (step.bubble, step.pipeline_send, step.gradient_reduce, step.parameter_gather, step.optimizer)
+    tail = (
+        step.bubble,
+        step.pipeline_send,
+        step.gradient_reduce,
+        step.parameter_gather,
+        step.optimizer,
+        step.straggler,
+        step.host_step,
+    )
     return parts | {name: _number(value) for name, value in zip(STEP_NAMES[len(StageTime._fields) :], tail, strict=True)}
 
 
@@ -100,6 +112,10 @@ def _formula(problem: Problem, s: Strategy, step: StepTime, name: str, m: float,
         ),
         "parameter_gather": lambda: "updated weights over the ZeRO group, less what the first forward hides",
         "optimizer": lambda: f"{default('optimizer_traffic_byte').value:g} byte per local parameter over the memory bandwidth",
+        "straggler": lambda: (
+            f"{problem.eff.straggler_frac:g} * sqrt(2 ln {_number(s.n_rank):g} ranks) of the step: all wait for the slowest"
+        ),
+        "host_step": lambda: "work of the host once per step, from the stack",
     }
     return fixed[name]()
 

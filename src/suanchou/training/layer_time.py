@@ -39,6 +39,8 @@ class LayerTime(NamedTuple):
     embedding: Num
     head: Num
     head_tensor: Num
+    host_forward: Num
+    host_backward: Num
 
 
 def _seconds(problem: Problem, ops: tuple[Operator, ...], s: Strategy, phase: str) -> Num:
@@ -58,7 +60,8 @@ def layer_time(problem: Problem, s: Strategy) -> LayerTime:
     TP moves each block's output once forward and once backward, as an all-reduce or, with SP, a reduce-scatter and an
     all-gather of the same volume. CP passes keys and values round a ring, and their gradients back, behind the attention
     kernel. EP sends every token to its experts and back. Multi-token-prediction layers and their heads run with the
-    head on the last stage; their own communication is left out.
+    head on the last stage; their own communication is left out. The host needs its time to launch the
+    kernels of a layer; a device that is quicker waits for it (``host_forward``, ``host_backward``).
     """
     shape, work, stack = problem.shape(s), problem.work, problem.stack
     arch, d = work.arch, float(work.arch.d_model)
@@ -69,7 +72,7 @@ def layer_time(problem: Problem, s: Strategy) -> LayerTime:
     for kind in problem.kinds:
         layer, share = kind.layer, kind.share
         forward = problem.forward(layer, shape)
-        core = tuple(op for op in forward if op.kind in ("attention", "scan"))
+        core = tuple(op for op in forward if op.kind in ("attention", "scan") or ".core." in op.name)
         sums["forward"] = sums["forward"] + share * _seconds(problem, forward, s, "forward")
         core_s = _seconds(problem, core, s, "forward")
         sums["core"] = sums["core"] + share * core_s
@@ -96,4 +99,7 @@ def layer_time(problem: Problem, s: Strategy) -> LayerTime:
         sums["head"] = sums["head"] + _seconds(problem, problem.forward(layer, shape), s, "forward")
         sums["head"] = sums["head"] + _seconds(problem, problem.backward(layer, shape), s, "backward")
     sums["head_tensor"] = 2.0 * reduce_s
+    for phase in ("forward", "backward"):
+        device = sums[phase] + sums[f"tensor_{phase}"] + sums[f"context_{phase}"] + sums["expert"]
+        sums[f"host_{phase}"] = np.maximum(stack.host_layer_s - device, 0.0)
     return LayerTime(**sums)

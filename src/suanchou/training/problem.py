@@ -83,7 +83,7 @@ class Problem:
     @cached_property
     def eff(self) -> Efficiency:
         """Efficiency of the accelerator's family."""
-        return efficiency(self.accelerator)
+        return efficiency(self.accelerator).with_attention(self.stack.attention_kernel)
 
     @cached_property
     def fabric(self) -> Fabric:
@@ -171,6 +171,8 @@ class Problem:
             gradient_byte=self.stack.gradient_byte,
             attention="flash" if self.stack.attention == "flash" else "eager",
             fused=self.stack.fused,
+            dropout=self.stack.dropout,
+            loss=self.stack.loss,  # type: ignore[arg-type]  # one of three words, checked by the data tests
         )
 
     def group(self, size: Num, stride: Num) -> Members:

@@ -43,6 +43,11 @@ class Stack:
     communicator_byte: float
     allocator_frac: float
     allocator_high_frac: float
+    attention_kernel: str
+    loss: str
+    dropout: bool
+    host_layer_s: float
+    host_step_s: float
     sources: Mapping[str, str]
 
 
@@ -89,7 +94,10 @@ def stack(name: str) -> Stack:
 
 _VALUE: Mapping[str, Callable[[Any], Any]] = {
     "attention": str,
+    "attention_kernel": str,
+    "loss": str,
     "fused": bool,
+    "dropout": bool,
     "zero_stages": lambda text: tuple(json.loads(text)),
 }
 

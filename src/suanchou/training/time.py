@@ -42,6 +42,7 @@ class StageTime(NamedTuple):
     embedding_head: Num
     host_transfer: Num
     parameter_gather: Num
+    host_launch: Num
 
     @property
     def total(self) -> Num:
@@ -59,12 +60,15 @@ class StepTime(NamedTuple):
     gradient_reduce: Num
     parameter_gather: Num
     optimizer: Num
+    straggler: Num
+    host_step: Num
 
     @property
     def total(self) -> Num:
         """Seconds of one optimizer step."""
         work = self.micro_batches * self.slowest.total
-        return work + self.bubble + self.pipeline_send + self.gradient_reduce + self.parameter_gather + self.optimizer
+        tail = self.pipeline_send + self.gradient_reduce + self.parameter_gather + self.optimizer
+        return work + self.bubble + tail + self.straggler + self.host_step
 
 
 class _Streams(NamedTuple):
@@ -115,6 +119,7 @@ def stage_time(
         embedding_head=ends[0] * t.embedding + ends[1] * t.head,
         host_transfer=layers * (streams.host_forward + streams.host_backward),
         parameter_gather=layers * (streams.gather_forward + streams.gather_backward),
+        host_launch=layers * (t.host_forward * (1.0 + s.full_frac) + t.host_backward),
     )
 
 
@@ -143,6 +148,8 @@ def step_time(problem: Problem, s: Strategy, t: LayerTime, acts: ActivationTable
         gradient_reduce=gradient_reduce_s(problem, s, n_layer * free_backward),
         parameter_gather=parameter_gather_s(problem, s, n_layer * free_forward),
         optimizer=_optimizer_s(problem, s),
+        straggler=problem.eff.straggler_frac * np.sqrt(2.0 * np.log(s.n_rank)) * (m * slowest.total + bubble),
+        host_step=problem.stack.host_step_s,
     )
 
 

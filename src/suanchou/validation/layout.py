@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, fields, replace
+from fnmatch import fnmatchcase
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -100,7 +101,9 @@ def _stack(run: Run, usual: Framework) -> Stack:
     found = stack_named(usual.stack)
     if not run.attention_kernel:
         return found
-    return replace(found, attention="eager" if "unfused" in run.attention_kernel.casefold() else "flash")
+    words = run.attention_kernel.casefold()
+    kernel = next((e["kernel"] for e in policy()["attention"] if fnmatchcase(words, e["pattern"])), found.attention_kernel)
+    return replace(found, attention="eager" if "unfused" in words else "flash", attention_kernel=kernel)
 
 
 def _adapter_rank(run: Run, usual: int) -> int:

@@ -71,7 +71,7 @@ def _from_catalogue(run: Run, name: str) -> Architecture:
 def _from_columns(run: Run, *, gated: bool) -> Architecture:
     heads, kv = run.heads, run.kv_heads or run.heads
     head_dim = run.head_dim or run.hidden // heads
-    mixer = Attention(n_head=heads, n_kv_head=kv, d_head=head_dim)
+    mixer = Attention(n_head=heads, n_kv_head=kv, d_head=head_dim, rotary=gated)
     norm = Norm(kind="rms" if gated else "layer", bias=not gated)
 
     def layer(ffn: MLP | MoE) -> Layer:
