@@ -9,6 +9,7 @@ import numpy as np
 
 from suanchou.cost.collectives import Fabric, Members, fabric, members
 from suanchou.cost.efficiency import Efficiency, efficiency
+from suanchou.cost.fitted import Factors
 from suanchou.errors import Infeasible, MissingData
 from suanchou.machine.accelerator import Accelerator
 from suanchou.machine.cluster import Cluster, Node
@@ -55,11 +56,12 @@ class LayerKind:
 
 @dataclass(frozen=True)
 class Problem:
-    """Everything that is given; a Strategy is what is chosen."""
+    """Everything that is given; a Strategy is what is chosen. ``factors``: other fitted factors than those of all runs."""
 
     work: Workload
     cluster: Cluster
     stack: Stack
+    factors: Factors | None = None
 
     def __post_init__(self) -> None:
         if len(self.cluster.groups) != 1:
@@ -83,7 +85,7 @@ class Problem:
     @cached_property
     def eff(self) -> Efficiency:
         """Efficiency of the accelerator's family."""
-        return efficiency(self.accelerator).with_attention(self.stack.attention_kernel)
+        return efficiency(self.accelerator, self.factors).with_attention(self.stack.attention_kernel)
 
     @cached_property
     def fabric(self) -> Fabric:

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from suanchou.cost.fitted import Factors
 from suanchou.errors import SpecError
 from suanchou.model.operators import Num
 from suanchou.model.parameters import parameter_count
@@ -53,8 +54,8 @@ class Laid:
     assumed: tuple[str, ...]
 
 
-def lay_out(run: Run) -> Laid:
-    """Model, machine, stack and strategy of a run, priced.
+def lay_out(run: Run, factors: Factors | None = None) -> Laid:
+    """Model, machine, stack and strategy of a run, priced with the fitted ``factors`` (those of all runs unless given).
 
     Raises
     ------
@@ -88,7 +89,7 @@ def lay_out(run: Run) -> Laid:
         low_dtype=types.linear or "fp8",
         adapter_rank=_adapter_rank(run, int(defaults["adapter_rank"]["value"])),
     )
-    problem = Problem(work=work, cluster=machine, stack=_stack(run, usual))
+    problem = Problem(work=work, cluster=machine, stack=_stack(run, usual, factors), factors=factors)
     candidates = _candidates(problem, run, usual, fp8=types.linear is not None, assumed=assumed)
     strategy, priced = _quickest(problem, candidates)
     return Laid(
@@ -96,9 +97,9 @@ def lay_out(run: Run) -> Laid:
     )
 
 
-def _stack(run: Run, usual: Framework) -> Stack:
+def _stack(run: Run, usual: Framework, factors: Factors | None) -> Stack:
     """The framework's stack with the attention kernel that the row states."""
-    found = stack_named(usual.stack)
+    found = stack_named(usual.stack, factors)
     if not run.attention_kernel:
         return found
     words = run.attention_kernel.casefold()
