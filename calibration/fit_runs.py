@@ -1,6 +1,6 @@
 """Fit the constants of the cost model to published training runs, once on all and once without each source.
 
-Writes ``fitted_runs.csv``: factors on the constants that ``runs.yaml`` names. The model is
+Writes ``fitted_runs.csv``: factors on the constants that ``runs.yaml`` names; and ``held_out_errors.csv``. The model is
 
     ln(measured step) = ln(predicted step; factors) + what the source differs by + residual
 
@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 
 from suanchou.cost.efficiency import efficiency
 from suanchou.cost.fitted import EVERY, Factors
+from suanchou.model.parameters import parameter_count
 from suanchou.training.layer_time import layer_time
 from suanchou.training.memory import activation_table
 from suanchou.training.problem import Problem
@@ -39,7 +40,7 @@ from suanchou.validation.predict import Prediction, predict
 from suanchou.validation.runs import open_runs
 
 HERE = Path(__file__).parent
-TABLE = HERE.parent / "src" / "suanchou" / "catalog" / "data" / "fitted_runs.csv"
+DATA = HERE.parent / "src" / "suanchou" / "catalog" / "data"
 SWEEP = "training_sweep_single_node"
 VARIATION = 0.05
 """Step of the numerical derivative, in log."""
@@ -226,7 +227,7 @@ class Fit:
 
 def write(fit: Fit, factors: Vector, held_out: dict[str, Vector]) -> None:
     """The table, one row per factor."""
-    with TABLE.open("w", encoding="utf-8", newline="") as file:
+    with (DATA / "fitted_runs.csv").open("w", encoding="utf-8", newline="") as file:
         out = csv.writer(file, lineterminator="\n")
         out.writerow(["scope", "part", "quantity", "dtype", "prior_sd", "n_run", "n_source", "all", *held_out])
         for j, p in enumerate(fit.parameters):
@@ -234,6 +235,19 @@ def write(fit: Fit, factors: Vector, held_out: dict[str, Vector]) -> None:
             evidence = (len(touched), len({run.source for run in touched}))
             each = [f"{np.exp(values[j]):.4g}" for values in (factors, *held_out.values())]
             out.writerow([*p.key, p.sd, *evidence, *each])
+
+
+def write_errors(fit: Fit, left: Vector) -> None:
+    """ln(measured / predicted) of every published run by constants that never saw its source."""
+    with (DATA / "held_out_errors.csv").open("w", encoding="utf-8", newline="") as file:
+        out = csv.writer(file, lineterminator="\n")
+        out.writerow(["source", "family", "known", "n_rank", "seq", "parameter", "error"])
+        for row, value in zip(fit.rows, left, strict=True):
+            others = {other.run.source for other in fit.rows if other.path[1] == row.path[1]} - {row.run.source}
+            if not row.run.run_id.startswith("vtrain"):
+                work = row.problem.work
+                size = (row.problem.cluster.n_accelerator, work.seq, f"{parameter_count(work.arch):.4g}")
+                out.writerow([row.run.source, row.path[1], int(bool(others)), *size, f"{row.measured - value:.4f}"])
 
 
 def by_group(fit: Fit, values: Vector) -> None:
@@ -273,6 +287,7 @@ def main() -> None:
         print(f"without {source[:50]:50} {np.median(error):+.3f} +- {np.std(error):.3f}", flush=True)
     print("each source left out:", fit.score(left))
     write(fit, factors, held_out)
+    write_errors(fit, left)
 
 
 if __name__ == "__main__":

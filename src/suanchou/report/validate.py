@@ -89,17 +89,17 @@ def _honest_table(board: Board, against: str | None) -> Table:
     """Constants fitted on all runs, constants that never saw the run's source, and the null model both ways."""
     rows = []
     for part in board.sets:
-        for name, words in _PARTS[:2]:
-            members = part.part(name)
-            if not members or (name == "complete" and members == part.part("trusted")):
+        for which, words in _PARTS[:2]:
+            members = part.part(which)
+            if not members or (which == "complete" and members == part.part("trusted")):
                 continue
             found, out = part.score(members), part.score(part.held_out_rows(members))
             pairs = [(found.median_abs_frac, found.p90_abs_frac), (out.median_abs_frac, out.p90_abs_frac)]
             if against:
                 pairs += [part.null_quantiles(members, out=left) or (None, None) for left in (False, True)]
             rows.append((f"{_short(part)} {words}", *(_percent(value) for pair in pairs for value in pair)))
-    names = [N_("fitted on all, median"), N_("source left out, median")]
-    names += [N_("null, median"), N_("null, other sources")] if against else []
+    names = [N_("on all"), N_("left out")]
+    names += [N_("null"), N_("null, others")] if against else []
     columns = [Column(name=N_("set"), align="left", whole=True)]
     for name in names:
         columns += [Column(name=name, unit="%"), Column(name="P90", unit="%")]

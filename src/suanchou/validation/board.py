@@ -143,14 +143,14 @@ def memory_error(p: Prediction) -> float | None:
     return predicted * p.laid.unit / (p.run.memory_gb * unit) - 1.0
 
 
-def _judged(name: str, rows: Sequence[Prediction], held_out: Sequence[Prediction], calibration: Sequence[Prediction]) -> RunSet:
+def _judged(name: str, rows: Sequence[Prediction], held_out: Sequence[Prediction]) -> RunSet:
     return RunSet(
         name=name,
         rows=tuple(rows),
         held_out={p.run.run_id: p for p in held_out},
         null=null_errors(rows),
         null_out=null_errors(rows, leave_source_out=True),
-        intervals=intervals(rows, calibration),
+        intervals=intervals(held_out),
     )
 
 
@@ -158,16 +158,15 @@ def validate(paths: Sequence[Path] = (), *, progress: Callable[[int, int], None]
     """Predict every run of the files, or of the open data in the package, and score the predictions.
 
     Every run is predicted twice: by the constants fitted on all open runs, and by those fitted without its source (the same
-    for a source that the open data does not have). Intervals come from the errors of the latter on the wide open set,
-    whatever is judged. ``progress(done, total)`` is called after every prediction.
+    for a source that the open data does not have). Intervals lie round the latter. ``progress(done, total)`` is called after
+    every prediction.
 
     Raises
     ------
     SpecError : a file that cannot be read.
     """
     sets = [(str(path), read_runs((path,))) for path in paths] or [(name, open_runs(name)) for name in OPEN_SETS]
-    calibration = sets[0][1] if not paths else open_runs(OPEN_SETS[0])
-    total = 2 * sum(len(runs) for _, runs in sets) + (len(calibration) if paths else 0)
+    total = 2 * sum(len(runs) for _, runs in sets)
     done = 0
 
     def predicted(runs: Iterable[Run], *, held_out: bool = False) -> list[Prediction]:
@@ -181,5 +180,4 @@ def validate(paths: Sequence[Path] = (), *, progress: Callable[[int, int], None]
         return found
 
     rows = [(name, predicted(runs), predicted(runs, held_out=True)) for name, runs in sets]
-    base = predicted(calibration, held_out=True) if paths else rows[0][2]
-    return Board(sets=tuple(_judged(name, found, held_out, base) for name, found, held_out in rows))
+    return Board(sets=tuple(_judged(name, found, held_out) for name, found, held_out in rows))

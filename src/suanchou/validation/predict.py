@@ -37,7 +37,7 @@ class Prediction:
 
 
 def predict(run: Run, factors: Factors | None = None) -> Prediction:
-    """Price a run, with other fitted ``factors`` if given; an error that a user could act on becomes the reason of a refusal."""
+    """Price a run, with other fitted ``factors`` if given; an error that a user could act on is the reason of a refusal."""
     try:
         laid = lay_out(run, factors)
         constant = scale(run, laid)
