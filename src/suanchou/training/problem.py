@@ -9,6 +9,7 @@ import numpy as np
 
 from suanchou.cost.collectives import Fabric, Members, fabric, members
 from suanchou.cost.efficiency import Efficiency, efficiency
+from suanchou.cost.kernels import element_byte
 from suanchou.errors import Infeasible, MissingData
 from suanchou.machine.accelerator import Accelerator
 from suanchou.machine.cluster import Cluster, Node
@@ -173,7 +174,25 @@ class Problem:
             fused=self.stack.fused,
             dropout=self.stack.dropout,
             loss=self.stack.loss,  # type: ignore[arg-type]  # one of three words, checked by the data tests
+            linear_byte=self._linear_byte(s),
+            frozen=self.work.adapter_rank > 0,
         )
+
+    def _linear_byte(self, s: Strategy) -> Num | None:
+        """Bytes of an element of what linear layers keep: of the lower type where they run in it and the stack keeps that."""
+        if not self.stack.narrow_activations:
+            return None
+        return np.where(np.asarray(s.fp8) > 0, element_byte(self.work.low_dtype), element_byte(self.work.dtype))
+
+    def weight_byte(self, s: Strategy) -> Num:
+        """Bytes of a parameter as it stays on the device: frozen weights in the lower type where the stack stores them so.
+
+        Embedding and head are few and counted alike.
+        """
+        stack = self.stack
+        if not (self.work.adapter_rank and stack.narrow_frozen_weights):
+            return stack.weight_byte
+        return np.where(np.asarray(s.fp8) > 0, element_byte(self.work.low_dtype), stack.weight_byte)
 
     def group(self, size: Num, stride: Num) -> Members:
         """Members of a communicator on this machine."""

@@ -19,7 +19,8 @@ class Stack:
     """A software stack.
 
     Bytes are per parameter; ``overlap_*`` is the share of a communication that may hide behind compute. ``sources`` gives for
-    every field its evidence grade and source.
+    every field its evidence grade and source. ``narrow_activations``: linear layers that run in a narrower type keep their inputs in
+    it; ``narrow_frozen_weights``: weights that are not trained are stored in it.
     """
 
     name: str
@@ -48,6 +49,8 @@ class Stack:
     dropout: bool
     host_layer_s: float
     host_step_s: float
+    narrow_activations: bool
+    narrow_frozen_weights: bool
     sources: Mapping[str, str]
 
 
@@ -98,6 +101,8 @@ _VALUE: Mapping[str, Callable[[Any], Any]] = {
     "loss": str,
     "fused": bool,
     "dropout": bool,
+    "narrow_activations": bool,
+    "narrow_frozen_weights": bool,
     "zero_stages": lambda text: tuple(json.loads(text)),
 }
 
