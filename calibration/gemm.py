@@ -129,13 +129,13 @@ def roofline_null(train: Table, test: Table) -> np.ndarray:
     return seconds(test, found)
 
 
-def held_out(data: Table, base: Values | None) -> tuple[Error | None, Error | None, Error | None]:
+def held_out(data: Table, base: Values | None, fixed: Values | None = None) -> tuple[Error | None, Error | None, Error | None]:
     """Errors on the fold of (n, k) pairs that the fit has not seen: all shapes, training shapes (all above 512), null."""
     test = data.fold == 0
     train, rest = data.pick(~test), data.pick(test)
     if not test.any() or len(train.time) < 20:
         return None, None, None
-    values = fitted(train, base)
+    values = fitted(train, base, fixed)
     predicted = predict(rest, values, base=base)
     large = np.minimum(np.minimum(rest.m, rest.n), rest.k) >= 512
     return (

@@ -262,6 +262,7 @@ def _mlp_saved(mlp: MLP, shape: Shape, stack: Stack, prefix: str, *, element: Nu
     if mlp.gated:
         # fused: both halves of the product; unfused: the function's result as well
         between = 2 if stack.fused else between + 2
+    e = e if shape.activation_byte is None else shape.activation_byte
     yield Saved(name=f"{prefix}.activation.input", byte=e * element * between)
     yield Saved(name=f"{prefix}.down.input", byte=shape.kept_byte * element)
 

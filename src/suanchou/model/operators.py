@@ -37,6 +37,7 @@ class Shape:
     dropout : attention probabilities and block outputs are dropped at random.
     loss : kernels of the cross-entropy, see ``layer_operators``.
     linear_byte : bytes of an element of what linear layers keep of their input for backward; ``None``: as ``element_byte``.
+    activation_byte : the same for inputs of the MLP's activation function.
     frozen : the model's weights are not trained; adapters on the attention projections are.
     """
 
@@ -56,6 +57,7 @@ class Shape:
     loss: Literal["fused", "torch", "megatron"] = "fused"
     dropout: bool = False
     linear_byte: Num | None = None
+    activation_byte: Num | None = None
     frozen: bool = False
 
     @property

@@ -174,13 +174,14 @@ class Problem:
             fused=self.stack.fused,
             dropout=self.stack.dropout,
             loss=self.stack.loss,  # type: ignore[arg-type]  # one of three words, checked by the data tests
-            linear_byte=self._linear_byte(s),
+            linear_byte=self._kept_byte(s, "linear", "all"),
+            activation_byte=self._kept_byte(s, "all"),
             frozen=self.work.adapter_rank > 0,
         )
 
-    def _linear_byte(self, s: Strategy) -> Num | None:
-        """Bytes of an element of what linear layers keep: of the lower type where they run in it and the stack keeps that."""
-        if not self.stack.narrow_activations:
+    def _kept_byte(self, s: Strategy, *words: str) -> Num | None:
+        """Bytes of an element kept for backward: of the lower type where linear layers run in it and the stack says so."""
+        if self.stack.narrow_activations not in words:
             return None
         return np.where(np.asarray(s.fp8) > 0, element_byte(self.work.low_dtype), element_byte(self.work.dtype))
 
