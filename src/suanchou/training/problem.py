@@ -10,6 +10,7 @@ import numpy as np
 from suanchou.cost.collectives import Fabric, Members, fabric, members
 from suanchou.cost.efficiency import Efficiency, efficiency
 from suanchou.cost.fitted import Factors
+from suanchou.cost.kernels import element_byte
 from suanchou.errors import Infeasible, MissingData
 from suanchou.machine.accelerator import Accelerator
 from suanchou.machine.cluster import Cluster, Node
@@ -175,7 +176,26 @@ class Problem:
             fused=self.stack.fused,
             dropout=self.stack.dropout,
             loss=self.stack.loss,  # type: ignore[arg-type]  # one of three words, checked by the data tests
+            linear_byte=self._kept_byte(s, "linear", "all"),
+            activation_byte=self._kept_byte(s, "all"),
+            frozen=self.work.adapter_rank > 0,
         )
+
+    def _kept_byte(self, s: Strategy, *words: str) -> Num | None:
+        """Bytes of an element kept for backward: of the lower type where linear layers run in it and the stack says so."""
+        if self.stack.narrow_activations not in words:
+            return None
+        return np.where(np.asarray(s.fp8) > 0, element_byte(self.work.low_dtype), element_byte(self.work.dtype))
+
+    def weight_byte(self, s: Strategy) -> Num:
+        """Bytes of a parameter as it stays on the device: frozen weights in the lower type where the stack stores them so.
+
+        Embedding and head are few and counted alike.
+        """
+        stack = self.stack
+        if not (self.work.adapter_rank and stack.narrow_frozen_weights):
+            return stack.weight_byte
+        return np.where(np.asarray(s.fp8) > 0, element_byte(self.work.low_dtype), stack.weight_byte)
 
     def group(self, size: Num, stride: Num) -> Members:
         """Members of a communicator on this machine."""

@@ -20,7 +20,10 @@ class Stack:
     """A software stack.
 
     Bytes are per parameter; ``overlap_*`` is the share of a communication that may hide behind compute. ``sources`` gives for
-    every field its evidence grade and source.
+    every field its evidence grade and source. ``narrow_activations`` says what is kept for backward in a narrower type where linear
+    layers run in one: ``none``, their inputs (``linear``), or those of activation functions as well (``all``);
+    ``narrow_frozen_weights``: weights that are not trained are stored in it; ``narrow_gather``: sequence parallelism gathers the
+    inputs of linear layers in it.
     """
 
     name: str
@@ -49,6 +52,9 @@ class Stack:
     dropout: bool
     host_layer_s: float
     host_step_s: float
+    narrow_activations: str
+    narrow_frozen_weights: bool
+    narrow_gather: bool
     sources: Mapping[str, str]
 
 
@@ -115,6 +121,9 @@ _VALUE: Mapping[str, Callable[[Any], Any]] = {
     "loss": str,
     "fused": bool,
     "dropout": bool,
+    "narrow_activations": str,
+    "narrow_frozen_weights": bool,
+    "narrow_gather": bool,
     "zero_stages": lambda text: tuple(json.loads(text)),
 }
 

@@ -18,12 +18,13 @@ __all__ = ["Framework", "Precision", "framework", "notes", "policy", "precision"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Framework:
-    """The software stack of a run, and what it does where the row is silent: ZeRO stage, SP with TP, interleaved chunks."""
+    """The software stack of a run, and what it does where the row is silent: ZeRO stage, SP with TP, interleaved chunks, activations on the host."""
 
     stack: str
     zero: int
     sp: int
     interleaved: bool
+    offload: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,6 +61,7 @@ def framework(name: str, sharding: str) -> Framework:
                 zero=int(entry["zero"]),
                 sp=int(entry["sp"]),
                 interleaved=bool(entry.get("interleaved", False)),
+                offload=bool(entry.get("offload", False)),
             )
     raise AssertionError("validation.yaml ends its frameworks with one that fits all")
 
