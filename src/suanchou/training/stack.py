@@ -48,6 +48,9 @@ class Stack:
     dropout: bool
     host_layer_s: float
     host_step_s: float
+    recompute_last: bool
+    accumulate_fused: bool
+    fused_norm: bool
     sources: Mapping[str, str]
 
 
@@ -98,6 +101,9 @@ _VALUE: Mapping[str, Callable[[Any], Any]] = {
     "loss": str,
     "fused": bool,
     "dropout": bool,
+    "recompute_last": bool,
+    "accumulate_fused": bool,
+    "fused_norm": bool,
     "zero_stages": lambda text: tuple(json.loads(text)),
 }
 
