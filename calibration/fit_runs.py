@@ -67,9 +67,10 @@ class Parameter:
 class Row:
     """One run, laid out and ready to be priced with other factors."""
 
-    def __init__(self, prediction: Prediction) -> None:
+    def __init__(self, prediction: Prediction, moved: Sequence[str]) -> None:
         assert prediction.laid is not None
         assert prediction.measured_step_s is not None
+        self.moved = moved
         self.run, self.problem = prediction.run, prediction.laid.problem
         chosen = prediction.laid.strategy
         self.strategy = Strategy(
@@ -100,9 +101,9 @@ class Row:
         return np.log(np.broadcast_to(np.asarray(total, dtype=float), (len(values),)))
 
     def _stack(self, factors: Factors):
-        """The run's stack (whose attention its row may have changed) with other factors."""
+        """The run's stack, whose switches its row may have set, with other factors."""
         moved = stack_named(self.problem.stack.name, factors)
-        return replace(moved, attention=self.problem.stack.attention, attention_kernel=self.problem.stack.attention_kernel)
+        return replace(self.problem.stack, **{name: getattr(moved, name) for name in self.moved})
 
 
 def read_parameters(rows: Sequence[Row], settings: dict) -> list[Parameter]:
@@ -128,11 +129,11 @@ def read_parameters(rows: Sequence[Row], settings: dict) -> list[Parameter]:
     return found
 
 
-def load(every: int) -> list[Row]:
+def load(settings: dict) -> list[Row]:
     """All predicted runs of trust A and B, and a part of the sweep."""
-    runs = [*open_runs("training_runs"), *open_runs(SWEEP)[::every]]
+    runs = [*open_runs("training_runs"), *open_runs(SWEEP)[:: settings["sweep_every"]]]
     predictions = (predict(run) for run in runs if run.trust != "C")
-    return [Row(p) for p in predictions if p.status == "predicted"]
+    return [Row(p, tuple(settings["stack"])) for p in predictions if p.status == "predicted"]
 
 
 def jacobian(rows: Sequence[Row], parameters: Sequence[Parameter], at: Vector) -> tuple[Vector, Vector]:
@@ -268,7 +269,7 @@ def main() -> None:
     parser.add_argument("--no-held-out", action="store_true", help="fit on all runs only and write nothing")
     arguments = parser.parse_args()
     settings = yaml.safe_load((HERE / "runs.yaml").read_text(encoding="utf-8"))
-    rows = load(settings["sweep_every"])
+    rows = load(settings)
     parameters = read_parameters(rows, settings)
     fit = Fit(rows, parameters, settings)
     print(f"{len(rows)} runs of {len(fit.names)} sources, {len(parameters)} factors", flush=True)

@@ -26,6 +26,10 @@ PLAIN = LayerTime(
     embedding=0.5,
     head=3.0,
     head_tensor=0.0,
+    host_forward=0.0,
+    host_backward=0.0,
+    again=1.0,
+    tensor_again=0.0,
 )
 
 
@@ -90,7 +94,7 @@ def test_recomputation_runs_the_forward_again(llama):
 
 
 def test_full_recomputation_repeats_forward_tp_communication(llama):
-    tp = PLAIN._replace(tensor_forward=0.1, tensor_backward=0.2, head_tensor=0.7)
+    tp = PLAIN._replace(tensor_forward=0.1, tensor_backward=0.2, tensor_again=0.1, head_tensor=0.7)
     for share, expected in ((0.0, 0.3), (1.0, 0.4), (0.5, 0.35)):
         step = step_time(llama, Strategy(full_frac=share), tp, NOTHING)
         assert float(step.slowest.tensor_parallel) == pytest.approx(32 * expected + 0.7)

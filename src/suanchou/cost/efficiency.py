@@ -55,6 +55,7 @@ QUANTITIES: Mapping[str, str] = MappingProxyType(
         "collective_launch_s": "fixed time of a collective call",
         "collective_low_frac": "rate of the protocol for small messages over that for large ones",
         "collective_bulk_s": "time the protocol for large messages needs to start",
+        "permute_frac": "share of the elementwise rate in kernels that gather or scatter rows, as on the way to experts",
         "straggler_frac": "spread of the step times of equal accelerators, as a share of the step",
         "overlap_core_frac": "share of the cores that a collective takes from the kernels it hides behind",
         "host_memory_byte_per_s": "host memory bandwidth per accelerator that an offloaded optimizer gets",
@@ -139,6 +140,7 @@ class Efficiency:
     collective_launch_s: float
     collective_low_frac: float
     collective_bulk_s: float
+    permute_frac: float
     straggler_frac: float
     overlap_core_frac: float
     host_memory_byte_per_s: float

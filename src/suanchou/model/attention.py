@@ -52,7 +52,7 @@ def norm_step(name: str, shape: Shape, *, token: Num, width: Num, kind: str) -> 
     """
     e = shape.element_byte
     rows = token * width
-    if shape.fused or kind == "layer":
+    if shape.fused or shape.fused_norm or kind == "layer":
         return memory(name, forward=rows * 2.0 * e, backward=rows * 3.0 * e)
     return memory(name, forward=rows * (4.0 * e + 28.0), backward=rows * (10.0 * e + 56.0), launches=(6.0, 11.0))
 

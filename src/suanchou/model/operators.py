@@ -34,11 +34,13 @@ class Shape:
     attention : ``flash`` and ``sdpa`` keep no score matrix and skip masked pairs; ``eager`` computes and keeps them all.
     imbalance : load of the busiest expert rank over the mean.
     fused : norms, rotary embeddings and gated activations are one kernel each, otherwise a chain of them.
+    fused_norm : norms are one kernel even where the others are not.
     dropout : attention probabilities and block outputs are dropped at random.
     loss : kernels of the cross-entropy, see ``layer_operators``.
     linear_byte : bytes of an element of what linear layers keep of their input for backward; ``None``: as ``element_byte``.
     activation_byte : the same for inputs of the MLP's activation function.
     frozen : the model's weights are not trained; adapters on the attention projections are.
+    accumulate_fused : a wgrad kernel adds to the gradient buffer itself; else a kernel of its own adds its result.
     """
 
     batch: Num
@@ -54,8 +56,10 @@ class Shape:
     attention: Literal["flash", "sdpa", "eager"] = "flash"
     imbalance: Num = 1.0
     fused: bool = True
+    fused_norm: bool = False
     loss: Literal["fused", "torch", "megatron"] = "fused"
     dropout: bool = False
+    accumulate_fused: bool = True
     linear_byte: Num | None = None
     activation_byte: Num | None = None
     frozen: bool = False
@@ -97,6 +101,7 @@ class Operator:
     byte : traffic to device memory of all calls.
     launches : kernels started for all calls.
     batched : an ``attention`` that is one batched product ``m x k`` by ``k x n`` of activations instead of a flash kernel.
+    permutes : a ``memory`` kernel that gathers or scatters rows by an index.
     """
 
     name: str
@@ -109,6 +114,7 @@ class Operator:
     count: Num = 1.0
     launches: Num = 1.0
     batched: bool = False
+    permutes: bool = False
 
 
 class Step(NamedTuple):
@@ -125,17 +131,22 @@ def _gemm(name: str, m: Num, n: Num, k: Num, byte: Num) -> Operator:
 def gemm(name: str, shape: Shape, *, m: Num, n: Num, k: Num) -> Step:
     """A linear layer: ``m x k`` activations by ``k x n`` weights; backward is dgrad and wgrad.
 
-    Traffic counts each operand once; wgrad reads and writes the gradient buffer.
+    Traffic counts each operand once; wgrad reads and writes the gradient buffer, or leaves that to a kernel of its own.
     """
     e = shape.element_byte
     once = e * (m * k + k * n + m * n)
-    return Step(
-        _gemm(name, m, n, k, once),
-        (
-            _gemm(f"{name}.dgrad", m, k, n, once),
-            _gemm(f"{name}.wgrad", k, n, m, e * (m * k + m * n) + 2.0 * shape.gradient_byte * k * n),
-        ),
-    )
+    wgrad: tuple[Operator, ...]
+    if not shape.accumulate_fused:
+        wgrad = (_gemm(f"{name}.wgrad", k, n, m, once), _accumulate(name, shape, k * n))
+    else:
+        wgrad = (_gemm(f"{name}.wgrad", k, n, m, e * (m * k + m * n) + 2.0 * shape.gradient_byte * k * n),)
+    return Step(_gemm(name, m, n, k, once), (_gemm(f"{name}.dgrad", m, k, n, once), *wgrad))
+
+
+def _accumulate(name: str, shape: Shape, weight: Num) -> Operator:
+    """The kernel that adds the gradients of ``weight`` weights to their buffer."""
+    byte = (shape.element_byte + 2.0 * shape.gradient_byte) * weight
+    return Operator(name=f"{name}.accumulate.wgrad", kind="memory", flop=0.0, byte=byte)
 
 
 def _grouped(name: str, count: Num, m: Num, n: Num, k: Num, byte: Num) -> Operator:
@@ -146,19 +157,24 @@ def grouped_gemm(name: str, shape: Shape, *, count: Num, m: Num, n: Num, k: Num)
     """``count`` experts, each with ``m`` rows through its own ``k x n`` weights; backward is dgrad and wgrad."""
     e = shape.element_byte
     once = count * e * (m * k + k * n + m * n)
-    wgrad = count * (e * (m * k + m * n) + 2.0 * shape.gradient_byte * k * n)
-    return Step(
-        _grouped(name, count, m, n, k, once),
-        (_grouped(f"{name}.dgrad", count, m, k, n, once), _grouped(f"{name}.wgrad", count, k, n, m, wgrad)),
-    )
+    wgrad: tuple[Operator, ...]
+    if not shape.accumulate_fused:
+        wgrad = (_grouped(f"{name}.wgrad", count, k, n, m, once), _accumulate(name, shape, count * k * n))
+    else:
+        byte = count * (e * (m * k + m * n) + 2.0 * shape.gradient_byte * k * n)
+        wgrad = (_grouped(f"{name}.wgrad", count, k, n, m, byte),)
+    return Step(_grouped(name, count, m, n, k, once), (_grouped(f"{name}.dgrad", count, m, k, n, once), *wgrad))
 
 
-def memory(name: str, *, forward: Num, backward: Num, launches: tuple[float, float] = (1.0, 1.0)) -> Step:
+def memory(
+    name: str, *, forward: Num, backward: Num, launches: tuple[float, float] = (1.0, 1.0), permutes: bool = False
+) -> Step:
     """An element-wise kernel (or chain of kernels) that moves this many bytes forward and backward.
 
-    ``launches`` are the kernels forward and backward.
+    ``launches`` are the kernels forward and backward; ``permutes`` says that they move rows by an index.
     """
-    return Step(
-        Operator(name=name, kind="memory", flop=0.0, byte=forward, launches=launches[0]),
-        (Operator(name=f"{name}.backward", kind="memory", flop=0.0, byte=backward, launches=launches[1]),),
-    )
+
+    def op(suffix: str, byte: Num, started: float) -> Operator:
+        return Operator(name=f"{name}{suffix}", kind="memory", flop=0.0, byte=byte, launches=started, permutes=permutes)
+
+    return Step(op("", forward, launches[0]), (op(".backward", backward, launches[1]),))

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from suanchou.cost.kernels import element_byte, kernels_s
-from suanchou.model.architecture import MoE
+from suanchou.model.architecture import MLP, Layer, MoE
 from suanchou.model.layer_operators import (
     embedding_backward,
     embedding_forward,
@@ -41,6 +41,8 @@ class LayerTime(NamedTuple):
     head_tensor: Num
     host_forward: Num
     host_backward: Num
+    again: Num
+    tensor_again: Num
 
 
 def _seconds(problem: Problem, ops: tuple[Operator, ...], s: Strategy, phase: str) -> Num:
@@ -65,6 +67,16 @@ def _gathered_frac(problem: Problem, s: Strategy) -> Num:
     return np.where((np.asarray(s.fp8) > 0) & (np.asarray(s.sp) > 0), (1.0 + narrow) / 2.0, 1.0)
 
 
+def _unneeded(layer: Layer) -> tuple[str, ...]:
+    """Kernels at the end of a layer whose result no gradient of the layer needs.
+
+    A dense MLP's last product and residual, where no norm follows. Behind experts the router's gradient needs the product.
+    """
+    if not isinstance(layer.ffn, MLP) or layer.parallel or len(layer.norms) > 2 + (layer.cross is not None):
+        return ()
+    return ("mlp.down", "residual.ffn")
+
+
 def layer_time(problem: Problem, s: Strategy) -> LayerTime:
     """Price the layouts in ``s`` (1-D arrays): kernels, and the communication inside layers that stays exposed.
 
@@ -72,7 +84,8 @@ def layer_time(problem: Problem, s: Strategy) -> LayerTime:
     all-gather of the same volume. CP passes keys and values round a ring, and their gradients back, behind the attention
     kernel. EP sends every token to its experts and back. Multi-token-prediction layers and their heads run with the
     head on the last stage; their own communication is left out. The host needs its time to launch the
-    kernels of a layer; a device that is quicker waits for it (``host_forward``, ``host_backward``).
+    kernels of a layer; a device that is quicker waits for it (``host_forward``, ``host_backward``). Full recomputation runs
+    ``again`` and ``tensor_again``: the forward pass, or what of it gradients need.
     """
     shape, work, stack = problem.shape(s), problem.work, problem.stack
     arch, d = work.arch, float(work.arch.d_model)
@@ -92,6 +105,10 @@ def layer_time(problem: Problem, s: Strategy) -> LayerTime:
         sums["backward"] = sums["backward"] + share * _seconds(problem, backward, s, "backward")
         tensor = share * tensor_collectives(layer) * reduce_s
         sums["tensor_forward"], sums["tensor_backward"] = sums["tensor_forward"] + tensor, sums["tensor_backward"] + tensor
+        unneeded = () if stack.recompute_last else tuple(op for op in forward if op.name in _unneeded(layer))
+        again = tuple(op for op in forward if op not in unneeded)
+        sums["again"] = sums["again"] + share * _seconds(problem, again, s, "forward")
+        sums["tensor_again"] = sums["tensor_again"] + tensor * (0.5 if unneeded else 1.0)
         for name, seconds in zip(
             ("context_forward", "context_backward", "ring_forward", "ring_backward"),
             context_s(problem, layer, s, shape, core_s),

@@ -20,10 +20,10 @@ class Stack:
     """A software stack.
 
     Bytes are per parameter; ``overlap_*`` is the share of a communication that may hide behind compute. ``sources`` gives for
-    every field its evidence grade and source. ``narrow_activations`` says what is kept for backward in a narrower type where linear
-    layers run in one: ``none``, their inputs (``linear``), or those of activation functions as well (``all``);
-    ``narrow_frozen_weights``: weights that are not trained are stored in it; ``narrow_gather``: sequence parallelism gathers the
-    inputs of linear layers in it.
+    every field its evidence grade and source. ``narrow_activations`` says what is kept for backward in a narrower type where
+    linear layers run in one: ``none``, their inputs (``linear``), or those of activation functions as well (``all``);
+    ``narrow_frozen_weights``: weights that are not trained are stored in it; ``narrow_gather``: sequence parallelism gathers
+    the inputs of linear layers in it.
     """
 
     name: str
@@ -55,6 +55,9 @@ class Stack:
     narrow_activations: str
     narrow_frozen_weights: bool
     narrow_gather: bool
+    recompute_last: bool
+    accumulate_fused: bool
+    fused_norm: bool
     sources: Mapping[str, str]
 
 
@@ -124,6 +127,9 @@ _VALUE: Mapping[str, Callable[[Any], Any]] = {
     "narrow_activations": str,
     "narrow_frozen_weights": bool,
     "narrow_gather": bool,
+    "recompute_last": bool,
+    "accumulate_fused": bool,
+    "fused_norm": bool,
     "zero_stages": lambda text: tuple(json.loads(text)),
 }
 

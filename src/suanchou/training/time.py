@@ -100,14 +100,14 @@ def _streams(problem: Problem, s: Strategy, t: LayerTime, acts: ActivationTable)
 
 def _recompute_s(s: Strategy, t: LayerTime) -> Num:
     """Kernels of one layer that run again."""
-    return s.selective * (1.0 - s.full_frac) * t.core + s.full_frac * t.forward
+    return s.selective * (1.0 - s.full_frac) * t.core + s.full_frac * t.again
 
 
 def stage_time(
     problem: Problem, s: Strategy, t: LayerTime, acts: ActivationTable, layers: Num, ends: tuple[Num, Num]
 ) -> StageTime:
     """One micro-batch on a stage of ``layers`` layers; ``ends`` says whether it holds embedding and head (0 or 1)."""
-    tensor = t.tensor_forward + t.tensor_backward + s.full_frac * t.tensor_forward
+    tensor = t.tensor_forward + t.tensor_backward + s.full_frac * t.tensor_again
     streams = _streams(problem, s, t, acts)
     return StageTime(
         forward=layers * t.forward,
