@@ -26,6 +26,8 @@ PLAIN = LayerTime(
     embedding=0.5,
     head=3.0,
     head_tensor=0.0,
+    again=1.0,
+    gradient=0.0,
 )
 
 

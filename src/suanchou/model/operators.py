@@ -51,7 +51,7 @@ class Shape:
     attention: Literal["flash", "sdpa", "eager"] = "flash"
     imbalance: Num = 1.0
     fused: bool = True
-    loss: Literal["fused", "torch", "megatron"] = "fused"
+    loss: Literal["fused", "torch", "composer", "megatron"] = "fused"
     dropout: bool = False
 
     @property
@@ -109,18 +109,21 @@ def _gemm(name: str, m: Num, n: Num, k: Num, byte: Num) -> Operator:
     return Operator(name=name, kind="gemm", flop=2.0 * m * n * k, byte=byte, m=m, n=n, k=k)
 
 
-def gemm(name: str, shape: Shape, *, m: Num, n: Num, k: Num) -> Step:
+def gemm(name: str, shape: Shape, *, m: Num, n: Num, k: Num, bias: bool = False) -> Step:
     """A linear layer: ``m x k`` activations by ``k x n`` weights; backward is dgrad and wgrad.
 
-    Traffic counts each operand once; wgrad reads and writes the gradient buffer.
+    Traffic counts each operand once; wgrad reads and writes the gradient buffer. A bias costs nothing forward (an epilogue of
+    the product) and backward a kernel that sums the output's gradient over the rows.
     """
     e = shape.element_byte
     once = e * (m * k + k * n + m * n)
+    summed = (Operator(name=f"{name}.bias", kind="memory", flop=0.0, byte=e * m * n),) if bias else ()
     return Step(
         _gemm(name, m, n, k, once),
         (
             _gemm(f"{name}.dgrad", m, k, n, once),
             _gemm(f"{name}.wgrad", k, n, m, e * (m * k + m * n) + 2.0 * shape.gradient_byte * k * n),
+            *summed,
         ),
     )
 

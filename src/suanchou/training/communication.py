@@ -16,6 +16,7 @@ __all__ = [
     "expert_s",
     "gather_per_layer_s",
     "gradient_reduce_s",
+    "layer_parameters",
     "parameter_gather_s",
     "send_s",
     "sharded_weight_byte",
@@ -72,6 +73,12 @@ def expert_s(problem: Problem, moe: MoE, s: Strategy, shape: Shape) -> Num:
     byte = shape.token * moe.top_k * problem.work.arch.d_model * shape.element_byte / s.tp
     one = problem.fabric.all_to_all_s(byte * shape.imbalance, problem.group(s.ep, s.tp))
     return 2.0 * one * (1.0 - problem.stack.overlap_expert_parallel)
+
+
+def layer_parameters(problem: Problem, s: Strategy) -> Num:
+    """Parameters of one average layer on one rank, before ZeRO."""
+    byte = _layer_weight_byte(problem, s, expert=False) + _layer_weight_byte(problem, s, expert=True)
+    return byte / problem.stack.weight_byte
 
 
 def _layer_weight_byte(problem: Problem, s: Strategy, *, expert: bool) -> Num:

@@ -6,17 +6,18 @@ from typing import NamedTuple
 
 import numpy as np
 
-from suanchou.cost.kernels import kernels_s
+from suanchou.cost.kernels import kernels_s, stream_s
 from suanchou.model.architecture import MoE
 from suanchou.model.layer_operators import (
     embedding_backward,
     embedding_forward,
     head_backward,
     head_forward,
+    layer_recompute,
 )
 from suanchou.model.operators import Num, Operator
 from suanchou.training.adapters import without_weight_gradients
-from suanchou.training.communication import context_s, expert_s, tensor_collectives
+from suanchou.training.communication import context_s, expert_s, layer_parameters, tensor_collectives
 from suanchou.training.problem import Problem
 from suanchou.training.strategy import Strategy
 
@@ -39,8 +40,8 @@ class LayerTime(NamedTuple):
     embedding: Num
     head: Num
     head_tensor: Num
-    host_forward: Num
-    host_backward: Num
+    again: Num
+    gradient: Num
 
 
 def _seconds(problem: Problem, ops: tuple[Operator, ...], s: Strategy, phase: str) -> Num:
@@ -60,8 +61,8 @@ def layer_time(problem: Problem, s: Strategy) -> LayerTime:
     TP moves each block's output once forward and once backward, as an all-reduce or, with SP, a reduce-scatter and an
     all-gather of the same volume. CP passes keys and values round a ring, and their gradients back, behind the attention
     kernel. EP sends every token to its experts and back. Multi-token-prediction layers and their heads run with the
-    head on the last stage; their own communication is left out. The host needs its time to launch the
-    kernels of a layer; a device that is quicker waits for it (``host_forward``, ``host_backward``).
+    head on the last stage; their own communication is left out. ``again`` is the forward of a layer as full
+    recomputation runs it, ``gradient`` the passes over a layer's gradients beside the products that make them.
     """
     shape, work, stack = problem.shape(s), problem.work, problem.stack
     arch, d = work.arch, float(work.arch.d_model)
@@ -74,6 +75,8 @@ def layer_time(problem: Problem, s: Strategy) -> LayerTime:
         forward = problem.forward(layer, shape)
         core = tuple(op for op in forward if op.kind in ("attention", "scan") or ".core." in op.name)
         sums["forward"] = sums["forward"] + share * _seconds(problem, forward, s, "forward")
+        again = layer_recompute(forward, early_stop=stack.early_stop)
+        sums["again"] = sums["again"] + share * _seconds(problem, again, s, "forward")
         core_s = _seconds(problem, core, s, "forward")
         sums["core"] = sums["core"] + share * core_s
         backward = problem.backward(layer, shape)
@@ -99,7 +102,8 @@ def layer_time(problem: Problem, s: Strategy) -> LayerTime:
         sums["head"] = sums["head"] + _seconds(problem, problem.forward(layer, shape), s, "forward")
         sums["head"] = sums["head"] + _seconds(problem, problem.backward(layer, shape), s, "backward")
     sums["head_tensor"] = 2.0 * reduce_s
-    for phase in ("forward", "backward"):
-        device = sums[phase] + sums[f"tensor_{phase}"] + sums[f"context_{phase}"] + sums["expert"]
-        sums[f"host_{phase}"] = np.maximum(stack.host_layer_s - device, 0.0)
+    pass_s = stream_s(stack.gradient_pass_byte * problem.trained_frac, problem.accelerator, problem.eff)
+    sums["gradient"] = pass_s * layer_parameters(problem, s)
+    first, last = (pass_s * (end.split / s.tp + end.replicated) for end in problem.ends)
+    sums["embedding"], sums["head"] = sums["embedding"] + first, sums["head"] + last
     return LayerTime(**sums)

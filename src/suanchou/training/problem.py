@@ -168,7 +168,7 @@ class Problem:
             cp=s.cp,
             ep=s.ep,
             sp=s.sp,
-            gradient_byte=self.stack.gradient_byte,
+            gradient_byte=1.0 if self.stack.gradient_pass_byte else self.stack.gradient_byte,
             attention="flash" if self.stack.attention == "flash" else "eager",
             fused=self.stack.fused,
             dropout=self.stack.dropout,

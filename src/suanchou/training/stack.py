@@ -18,8 +18,10 @@ __all__ = ["Stack", "default_stack", "stack"]
 class Stack:
     """A software stack.
 
-    Bytes are per parameter; ``overlap_*`` is the share of a communication that may hide behind compute. ``sources`` gives for
-    every field its evidence grade and source.
+    Bytes are per parameter; ``overlap_*`` is the share of a communication that may hide behind compute. ``gradient_pass_byte``
+    is the traffic of gradients per micro-batch beside the products that make them (copies, casts, accumulation), 0 where the
+    products accumulate in place; ``optimizer_traffic_byte`` that of the optimizer per step. ``early_stop``: recomputation ends
+    where backward needs no more. ``sources`` gives for every field its evidence grade and source.
     """
 
     name: str
@@ -48,6 +50,9 @@ class Stack:
     dropout: bool
     host_layer_s: float
     host_step_s: float
+    gradient_pass_byte: float
+    early_stop: bool
+    optimizer_traffic_byte: float
     sources: Mapping[str, str]
 
 
@@ -98,6 +103,7 @@ _VALUE: Mapping[str, Callable[[Any], Any]] = {
     "loss": str,
     "fused": bool,
     "dropout": bool,
+    "early_stop": bool,
     "zero_stages": lambda text: tuple(json.loads(text)),
 }
 
