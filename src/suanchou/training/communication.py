@@ -132,7 +132,7 @@ def send_s(problem: Problem, s: Strategy, m: Num) -> Num:
 def gradient_reduce_s(problem: Problem, s: Strategy, free_s: Num) -> Num:
     """Exposed gradient reduction; ``free_s`` is how long the network stands free during one micro-batch's backward.
 
-    Below ZeRO-1 an all-reduce, above it a reduce-scatter; HSDP adds an all-reduce of the shards across domains. Behind the
+    Below ZeRO-1 (or on it, where the stack does so) an all-reduce, above it a reduce-scatter; HSDP adds an all-reduce of the shards across domains. Behind the
     last micro-batch's backward hides all but the last bucket. ZeRO-2 and 3 keep shards only, so they reduce with every
     micro-batch.
     """
@@ -147,7 +147,7 @@ def gradient_reduce_s(problem: Problem, s: Strategy, free_s: Num) -> Num:
         scatter = fabric.ring_s(byte, problem.group(shards, stride))
         across = fabric.all_reduce_s(byte / shards, problem.group(size / shards, stride * shards))
         whole = fabric.all_reduce_s(byte, problem.group(size, stride))
-        reduced = np.where(np.asarray(s.zero) >= 1, scatter + across, whole)
+        reduced = np.where(np.asarray(s.zero) >= (2 if stack.gradient_all_reduce else 1), scatter + across, whole)
         total = total + np.where(np.asarray(byte) > 0, reduced, 0.0)
     z = np.asarray(s.zero)
     every = np.where(z >= 2, s.micro_batches(problem.work), 1.0)

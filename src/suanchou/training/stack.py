@@ -21,7 +21,9 @@ class Stack:
     Bytes are per parameter; ``overlap_*`` is the share of a communication that may hide behind compute. ``gradient_pass_byte``
     is the traffic of gradients per micro-batch beside the products that make them (copies, casts, accumulation), 0 where the
     products accumulate in place; ``optimizer_traffic_byte`` that of the optimizer per step. ``early_stop``: recomputation ends
-    where backward needs no more. ``sources`` gives for every field its evidence grade and source.
+    where backward needs no more. ``overlap_parameter_gather`` is that of updated weights after the step (ZeRO-1 and 2),
+    ``overlap_weight_gather`` that of each layer's weights before it runs (ZeRO-3). ``gradient_all_reduce``: ZeRO-1 reduces
+    gradients on every rank instead of on their owner. ``sources`` gives for every field its evidence grade and source.
     """
 
     name: str
@@ -53,6 +55,8 @@ class Stack:
     gradient_pass_byte: float
     early_stop: bool
     optimizer_traffic_byte: float
+    overlap_weight_gather: float
+    gradient_all_reduce: bool
     sources: Mapping[str, str]
 
 
@@ -104,6 +108,7 @@ _VALUE: Mapping[str, Callable[[Any], Any]] = {
     "fused": bool,
     "dropout": bool,
     "early_stop": bool,
+    "gradient_all_reduce": bool,
     "zero_stages": lambda text: tuple(json.loads(text)),
 }
 

@@ -83,7 +83,7 @@ class _Streams(NamedTuple):
 
 def _streams(problem: Problem, s: Strategy, t: LayerTime, acts: ActivationTable) -> _Streams:
     gather = gather_per_layer_s(problem, s)
-    overlap = problem.stack.overlap_parameter_gather
+    overlap = problem.stack.overlap_weight_gather
     kept = acts.none + (acts.selective - acts.none) * s.selective
     moved = s.offload_activation * (kept + (acts.full - kept) * s.full_frac)
     away = (moved + s.offload_weight * sharded_weight_byte(problem, s)) / problem.host_link_byte_per_s
