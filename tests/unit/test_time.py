@@ -26,10 +26,9 @@ PLAIN = LayerTime(
     embedding=0.5,
     head=3.0,
     head_tensor=0.0,
-    host_forward=0.0,
-    host_backward=0.0,
-    again=1.0,
     tensor_again=0.0,
+    again=1.0,
+    gradient=0.0,
 )
 
 

@@ -64,6 +64,7 @@ QUANTITIES: Mapping[str, str] = MappingProxyType(
 )
 
 _ANY = "*"
+_KERNEL = "flash-"
 _PCIE = "pcie"
 _COLLECTIVE = (
     "scale_up_frac",
@@ -224,7 +225,8 @@ def _entries(path: tuple[str, ...]) -> tuple[Mapping[str, EfficiencyValue], Mapp
             raise MissingData(f"no {name} for {path[0]}", where="efficiency.csv")
         entries[name] = found
         for dtype, differing in variants.items():
-            own = _entry(path, name, (dtype, _ANY))
+            # a kernel generation outweighs a nearer part: that one was measured with other kernels
+            own = _entry(path, name, (dtype,) if dtype.startswith(_KERNEL) else (dtype, _ANY))
             if own is not None and own.dtype == dtype:
                 differing[name] = own
     links = ((part, _ANY, name) for part in (_PCIE, path[0]) for name in _COLLECTIVE)

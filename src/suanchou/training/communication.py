@@ -16,6 +16,7 @@ __all__ = [
     "expert_s",
     "gather_per_layer_s",
     "gradient_reduce_s",
+    "layer_parameters",
     "parameter_gather_s",
     "send_s",
     "sharded_weight_byte",
@@ -74,6 +75,12 @@ def expert_s(problem: Problem, moe: MoE, s: Strategy, shape: Shape) -> Num:
     return 2.0 * one * (1.0 - problem.stack.overlap_expert_parallel)
 
 
+def layer_parameters(problem: Problem, s: Strategy) -> Num:
+    """Parameters of one average layer on one rank, before ZeRO."""
+    byte = _layer_weight_byte(problem, s, expert=False) + _layer_weight_byte(problem, s, expert=True)
+    return byte / problem.stack.weight_byte
+
+
 def _layer_weight_byte(problem: Problem, s: Strategy, *, expert: bool) -> Num:
     """Dense or expert weights of one average layer on one rank, before ZeRO."""
     total: Num = 0.0
@@ -125,9 +132,9 @@ def send_s(problem: Problem, s: Strategy, m: Num) -> Num:
 def gradient_reduce_s(problem: Problem, s: Strategy, free_s: Num) -> Num:
     """Exposed gradient reduction; ``free_s`` is how long the network stands free during one micro-batch's backward.
 
-    Below ZeRO-1 an all-reduce, above it a reduce-scatter; HSDP adds an all-reduce of the shards across domains. Behind the
-    last micro-batch's backward hides all but the last bucket. ZeRO-2 and 3 keep shards only, so they reduce with every
-    micro-batch.
+    Below ZeRO-1 (or on it, where the stack does so) an all-reduce, above it a reduce-scatter; HSDP adds an all-reduce of the
+    shards across domains. Behind the last micro-batch's backward hides all but the last bucket. ZeRO-2 and 3 keep shards
+    only, so they reduce with every micro-batch.
     """
     stack, fabric = problem.stack, problem.fabric
     total: Num = 0.0
@@ -140,7 +147,7 @@ def gradient_reduce_s(problem: Problem, s: Strategy, free_s: Num) -> Num:
         scatter = fabric.ring_s(byte, problem.group(shards, stride))
         across = fabric.all_reduce_s(byte / shards, problem.group(size / shards, stride * shards))
         whole = fabric.all_reduce_s(byte, problem.group(size, stride))
-        reduced = np.where(np.asarray(s.zero) >= 1, scatter + across, whole)
+        reduced = np.where(np.asarray(s.zero) >= (2 if stack.gradient_all_reduce else 1), scatter + across, whole)
         total = total + np.where(np.asarray(byte) > 0, reduced, 0.0)
     z = np.asarray(s.zero)
     every = np.where(z >= 2, s.micro_batches(problem.work), 1.0)

@@ -6,17 +6,18 @@ from typing import NamedTuple
 
 import numpy as np
 
-from suanchou.cost.kernels import element_byte, kernels_s
-from suanchou.model.architecture import MLP, Layer, MoE
+from suanchou.cost.kernels import element_byte, kernels_s, stream_s
+from suanchou.model.architecture import MoE
 from suanchou.model.layer_operators import (
     embedding_backward,
     embedding_forward,
     head_backward,
     head_forward,
+    layer_recompute,
 )
 from suanchou.model.operators import Num, Operator
 from suanchou.training.adapters import without_weight_gradients
-from suanchou.training.communication import context_s, expert_s, tensor_collectives
+from suanchou.training.communication import context_s, expert_s, layer_parameters, tensor_collectives
 from suanchou.training.problem import Problem
 from suanchou.training.strategy import Strategy
 
@@ -39,10 +40,9 @@ class LayerTime(NamedTuple):
     embedding: Num
     head: Num
     head_tensor: Num
-    host_forward: Num
-    host_backward: Num
     again: Num
     tensor_again: Num
+    gradient: Num
 
 
 def _seconds(problem: Problem, ops: tuple[Operator, ...], s: Strategy, phase: str) -> Num:
@@ -67,25 +67,15 @@ def _gathered_frac(problem: Problem, s: Strategy) -> Num:
     return np.where((np.asarray(s.fp8) > 0) & (np.asarray(s.sp) > 0), (1.0 + narrow) / 2.0, 1.0)
 
 
-def _unneeded(layer: Layer) -> tuple[str, ...]:
-    """Kernels at the end of a layer whose result no gradient of the layer needs.
-
-    A dense MLP's last product and residual, where no norm follows. Behind experts the router's gradient needs the product.
-    """
-    if not isinstance(layer.ffn, MLP) or layer.parallel or len(layer.norms) > 2 + (layer.cross is not None):
-        return ()
-    return ("mlp.down", "residual.ffn")
-
-
 def layer_time(problem: Problem, s: Strategy) -> LayerTime:
     """Price the layouts in ``s`` (1-D arrays): kernels, and the communication inside layers that stays exposed.
 
     TP moves each block's output once forward and once backward, as an all-reduce or, with SP, a reduce-scatter and an
     all-gather of the same volume. CP passes keys and values round a ring, and their gradients back, behind the attention
     kernel. EP sends every token to its experts and back. Multi-token-prediction layers and their heads run with the
-    head on the last stage; their own communication is left out. The host needs its time to launch the
-    kernels of a layer; a device that is quicker waits for it (``host_forward``, ``host_backward``). Full recomputation runs
-    ``again`` and ``tensor_again``: the forward pass, or what of it gradients need.
+    head on the last stage; their own communication is left out. ``again`` and ``tensor_again`` are the forward
+    of a layer as full recomputation runs it, ``gradient`` the passes over a layer's gradients beside the products that make
+    them.
     """
     shape, work, stack = problem.shape(s), problem.work, problem.stack
     arch, d = work.arch, float(work.arch.d_model)
@@ -99,16 +89,16 @@ def layer_time(problem: Problem, s: Strategy) -> LayerTime:
         forward = problem.forward(layer, shape)
         core = tuple(op for op in forward if op.kind in ("attention", "scan") or ".core." in op.name)
         sums["forward"] = sums["forward"] + share * _seconds(problem, forward, s, "forward")
+        again = layer_recompute(forward, early_stop=stack.early_stop)
+        sums["again"] = sums["again"] + share * _seconds(problem, again, s, "forward")
         core_s = _seconds(problem, core, s, "forward")
         sums["core"] = sums["core"] + share * core_s
         backward = problem.backward(layer, shape)
         sums["backward"] = sums["backward"] + share * _seconds(problem, backward, s, "backward")
         tensor = share * tensor_collectives(layer) * reduce_s
         sums["tensor_forward"], sums["tensor_backward"] = sums["tensor_forward"] + tensor, sums["tensor_backward"] + tensor
-        unneeded = () if stack.recompute_last else tuple(op for op in forward if op.name in _unneeded(layer))
-        again = tuple(op for op in forward if op not in unneeded)
-        sums["again"] = sums["again"] + share * _seconds(problem, again, s, "forward")
-        sums["tensor_again"] = sums["tensor_again"] + tensor * (0.5 if unneeded else 1.0)
+        dropped = {op.name for op in forward} - {op.name for op in again}
+        sums["tensor_again"] = sums["tensor_again"] + tensor * (0.5 if "mlp.down" in dropped else 1.0)
         for name, seconds in zip(
             ("context_forward", "context_backward", "ring_forward", "ring_backward"),
             context_s(problem, layer, s, shape, core_s),
@@ -128,7 +118,8 @@ def layer_time(problem: Problem, s: Strategy) -> LayerTime:
         sums["head"] = sums["head"] + _seconds(problem, problem.forward(layer, shape), s, "forward")
         sums["head"] = sums["head"] + _seconds(problem, problem.backward(layer, shape), s, "backward")
     sums["head_tensor"] = 2.0 * reduce_s
-    for phase in ("forward", "backward"):
-        device = sums[phase] + sums[f"tensor_{phase}"] + sums[f"context_{phase}"] + sums["expert"]
-        sums[f"host_{phase}"] = np.maximum(stack.host_layer_s - device, 0.0)
+    pass_s = stream_s(stack.gradient_pass_byte * problem.trained_frac, problem.accelerator, problem.eff)
+    sums["gradient"] = pass_s * layer_parameters(problem, s)
+    first, last = (pass_s * (end.split / s.tp + end.replicated) for end in problem.ends)
+    sums["embedding"], sums["head"] = sums["embedding"] + first, sums["head"] + last
     return LayerTime(**sums)

@@ -172,12 +172,11 @@ class Problem:
             ep=s.ep,
             sp=s.sp,
             imbalance=self.work.expert_capacity,
-            gradient_byte=self.stack.gradient_byte,
+            gradient_byte=1.0 if self.stack.gradient_pass_byte else self.stack.gradient_byte,
             attention="flash" if self.stack.attention == "flash" else "eager",
             fused=self.stack.fused,
             fused_norm=self.stack.fused_norm,
             dropout=self.stack.dropout,
-            accumulate_fused=self.stack.accumulate_fused,
             loss=self.stack.loss,  # type: ignore[arg-type]  # one of three words, checked by the data tests
             linear_byte=self._kept_byte(s, "linear", "all"),
             activation_byte=self._kept_byte(s, "all"),

@@ -19,11 +19,17 @@ __all__ = ["Stack", "default_stack", "lineage", "stack"]
 class Stack:
     """A software stack.
 
-    Bytes are per parameter; ``overlap_*`` is the share of a communication that may hide behind compute. ``sources`` gives for
-    every field its evidence grade and source. ``narrow_activations`` says what is kept for backward in a narrower type where
+    Bytes are per parameter; ``overlap_*`` is the share of a communication that may hide behind compute. ``gradient_pass_byte``
+    is the traffic of gradients per micro-batch beside the products that make them (copies, casts, accumulation), 0 where the
+    products accumulate in place; ``optimizer_traffic_byte`` that of the optimizer per step. ``early_stop``: recomputation ends
+    where backward needs no more. ``overlap_parameter_gather`` is that of updated weights after the step (ZeRO-1 and 2),
+    ``overlap_weight_gather`` that of each layer's weights before it runs (ZeRO-3). ``gradient_all_reduce``: ZeRO-1 reduces
+    gradients on every rank instead of on their owner.
+    ``narrow_activations`` says what is kept for backward in a narrower type where
     linear layers run in one: ``none``, their inputs (``linear``), or those of activation functions as well (``all``);
     ``narrow_frozen_weights``: weights that are not trained are stored in it; ``narrow_gather``: sequence parallelism gathers
     the inputs of linear layers in it.
+    ``sources`` gives for every field its evidence grade and source.
     """
 
     name: str
@@ -55,9 +61,12 @@ class Stack:
     narrow_activations: str
     narrow_frozen_weights: bool
     narrow_gather: bool
-    recompute_last: bool
-    accumulate_fused: bool
     fused_norm: bool
+    gradient_pass_byte: float
+    early_stop: bool
+    optimizer_traffic_byte: float
+    overlap_weight_gather: float
+    gradient_all_reduce: bool
     sources: Mapping[str, str]
 
 
@@ -127,9 +136,9 @@ _VALUE: Mapping[str, Callable[[Any], Any]] = {
     "narrow_activations": str,
     "narrow_frozen_weights": bool,
     "narrow_gather": bool,
-    "recompute_last": bool,
-    "accumulate_fused": bool,
     "fused_norm": bool,
+    "early_stop": bool,
+    "gradient_all_reduce": bool,
     "zero_stages": lambda text: tuple(json.loads(text)),
 }
 
