@@ -20,6 +20,16 @@ class Stack:
 
     Bytes are per parameter; ``overlap_*`` is the share of a communication that may hide behind compute. ``sources`` gives for
     every field its evidence grade and source.
+
+    Of the fields on communication: ``overlap_tensor_parallel`` and ``overlap_tensor_backward`` say whether TP's collectives run
+    beside products cut into pieces, and whether its reductions of input gradients run beside weight gradients;
+    ``overlap_expert_far`` is ``overlap_expert_parallel`` where EP leaves a scale-up domain.
+    ``expert_dispatch``: ``all-to-all`` sends every copy of a token, ``one-copy`` one to each node and rank that needs it,
+    ``all-gather`` all tokens to all. ``expert_dispatch_byte``: bytes of an element that is dispatched in fp8 runs.
+    ``expert_tensor``: TP splits experts, too, and EP is taken out of DP x CP; else experts stay whole where EP is above 1, and
+    EP is taken out of TP x CP x DP. ``bucket_parameter`` and ``bucket_parameter_per_rank`` (times the ranks that reduce):
+    parameters of a gradient bucket at least; 0: a layer. ``broadcast_weights``: ZeRO deals out whole tensors, and owners
+    broadcast them. ``scatter_sends``: TP ranks send a share each to the next stage, which gathers it.
     """
 
     name: str
@@ -38,11 +48,19 @@ class Stack:
     overlap_expert_parallel: float
     overlap_pipeline: float
     overlap_pipeline_interleaved: float
-    bucket_frac: float
     runtime_byte: float
     communicator_byte: float
     allocator_frac: float
     allocator_high_frac: float
+    overlap_tensor_backward: float
+    overlap_expert_far: float
+    expert_dispatch: str
+    expert_dispatch_byte: float
+    expert_tensor: bool
+    bucket_parameter: float
+    bucket_parameter_per_rank: float
+    broadcast_weights: bool
+    scatter_sends: bool
     sources: Mapping[str, str]
 
 
@@ -90,6 +108,10 @@ def stack(name: str) -> Stack:
 _VALUE: Mapping[str, Callable[[Any], Any]] = {
     "attention": str,
     "fused": bool,
+    "expert_dispatch": str,
+    "expert_tensor": bool,
+    "broadcast_weights": bool,
+    "scatter_sends": bool,
     "zero_stages": lambda text: tuple(json.loads(text)),
 }
 
