@@ -51,7 +51,7 @@ QUANTITIES: Mapping[str, str] = MappingProxyType(
         "gather_frac": "the same for all-gather and reduce-scatter",
         "exchange_frac": "the same for all-to-all",
         "send_frac": "the same for a send between two ranks",
-        "scale_out_frac": "share of the network port a large collective reaches",
+        "scale_out_frac": "share of the network port a large collective reaches between two domains",
         "collective_launch_s": "fixed time of a collective call",
         "collective_low_frac": "rate of the protocol for small messages over that for large ones",
         "collective_bulk_s": "time the protocol for large messages needs to start",
@@ -60,6 +60,10 @@ QUANTITIES: Mapping[str, str] = MappingProxyType(
         "overlap_core_frac": "share of the cores that a collective takes from the kernels it hides behind",
         "host_memory_byte_per_s": "host memory bandwidth per accelerator that an offloaded optimizer gets",
         "host_link_byte_per_s": "host link per accelerator, one way, where the catalogue does not know it",
+        "scale_out_crowd_frac": "share of the time that colliding flows add per doubling of the domains of a collective",
+        "collective_bulk_hop": "time of a hop in the protocol for large messages over one in that for small ones",
+        "collective_tree_frac": "rate of a tree all-reduce between domains over that of a ring",
+        "dispatch_byte_per_s": "bytes per second, of all copies, that kernels handing tokens to experts move per accelerator",
     }
 )
 
@@ -146,6 +150,10 @@ class Efficiency:
     overlap_core_frac: float
     host_memory_byte_per_s: float
     host_link_byte_per_s: float
+    scale_out_crowd_frac: float
+    collective_bulk_hop: float
+    collective_tree_frac: float
+    dispatch_byte_per_s: float
     entries: Mapping[str, EfficiencyValue]
     variants: Mapping[str, Mapping[str, EfficiencyValue]] = field(default_factory=dict)
 

@@ -25,10 +25,21 @@ class Stack:
     where backward needs no more. ``overlap_parameter_gather`` is that of updated weights after the step (ZeRO-1 and 2),
     ``overlap_weight_gather`` that of each layer's weights before it runs (ZeRO-3). ``gradient_all_reduce``: ZeRO-1 reduces
     gradients on every rank instead of on their owner.
-    ``narrow_activations`` says what is kept for backward in a narrower type where
-    linear layers run in one: ``none``, their inputs (``linear``), or those of activation functions as well (``all``);
-    ``narrow_frozen_weights``: weights that are not trained are stored in it; ``narrow_gather``: sequence parallelism gathers
-    the inputs of linear layers in it.
+
+    ``narrow_activations`` says what is kept for backward in a narrower type where linear layers run in one: ``none``, their
+    inputs (``linear``), or those of activation functions as well (``all``); ``narrow_frozen_weights``: weights that are not
+    trained are stored in it; ``narrow_gather``: sequence parallelism gathers the inputs of linear layers in it.
+
+    Of the fields on communication: ``overlap_tensor_parallel`` and ``overlap_tensor_backward`` say whether TP's collectives run
+    beside products cut into pieces, and whether its reductions of input gradients run beside weight gradients;
+    ``overlap_expert_far`` is ``overlap_expert_parallel`` where EP leaves a scale-up domain.
+    ``expert_dispatch``: ``all-to-all`` sends every copy of a token, ``one-copy`` one to each node and rank that needs it,
+    ``all-gather`` all tokens to all. ``expert_dispatch_byte``: bytes of an element that is dispatched in fp8 runs.
+    ``expert_tensor``: TP splits experts, too, and EP is taken out of DP x CP; else experts stay whole where EP is above 1, and
+    EP is taken out of TP x CP x DP. ``bucket_parameter`` and ``bucket_parameter_per_rank`` (times the ranks that reduce):
+    parameters of a gradient bucket at least; 0: a layer. ``broadcast_weights``: ZeRO deals out whole tensors, and owners
+    broadcast them. ``scatter_sends``: TP ranks send a share each to the next stage, which gathers it.
+
     ``sources`` gives for every field its evidence grade and source.
     """
 
@@ -48,7 +59,6 @@ class Stack:
     overlap_expert_parallel: float
     overlap_pipeline: float
     overlap_pipeline_interleaved: float
-    bucket_frac: float
     runtime_byte: float
     communicator_byte: float
     allocator_frac: float
@@ -67,6 +77,15 @@ class Stack:
     optimizer_traffic_byte: float
     overlap_weight_gather: float
     gradient_all_reduce: bool
+    overlap_tensor_backward: float
+    overlap_expert_far: float
+    expert_dispatch: str
+    expert_dispatch_byte: float
+    expert_tensor: bool
+    bucket_parameter: float
+    bucket_parameter_per_rank: float
+    broadcast_weights: bool
+    scatter_sends: bool
     sources: Mapping[str, str]
 
 
@@ -139,6 +158,10 @@ _VALUE: Mapping[str, Callable[[Any], Any]] = {
     "fused_norm": bool,
     "early_stop": bool,
     "gradient_all_reduce": bool,
+    "expert_dispatch": str,
+    "expert_tensor": bool,
+    "broadcast_weights": bool,
+    "scatter_sends": bool,
     "zero_stages": lambda text: tuple(json.loads(text)),
 }
 
