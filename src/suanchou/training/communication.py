@@ -132,9 +132,9 @@ def send_s(problem: Problem, s: Strategy, m: Num) -> Num:
 def gradient_reduce_s(problem: Problem, s: Strategy, free_s: Num) -> Num:
     """Exposed gradient reduction; ``free_s`` is how long the network stands free during one micro-batch's backward.
 
-    Below ZeRO-1 (or on it, where the stack does so) an all-reduce, above it a reduce-scatter; HSDP adds an all-reduce of the shards across domains. Behind the
-    last micro-batch's backward hides all but the last bucket. ZeRO-2 and 3 keep shards only, so they reduce with every
-    micro-batch.
+    Below ZeRO-1 (or on it, where the stack does so) an all-reduce, above it a reduce-scatter; HSDP adds an all-reduce of the
+    shards across domains. Behind the last micro-batch's backward hides all but the last bucket. ZeRO-2 and 3 keep shards
+    only, so they reduce with every micro-batch.
     """
     stack, fabric = problem.stack, problem.fabric
     total: Num = 0.0
