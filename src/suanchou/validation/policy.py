@@ -78,8 +78,12 @@ def precision(run: Run) -> Precision:
 
 
 def recompute(run: Run) -> tuple[float, int] | None:
-    """Share of the layers recomputed whole, and whether attention cores are; ``None`` where it is unknown."""
-    entry = _matching("recompute", run.recompute) if run.recompute else None
+    """Share of the layers recomputed whole, and whether attention cores are; ``None`` where it is unknown.
+
+    A column that the notes call assumed is unknown, too.
+    """
+    assumed = re.search(r"\brecompute\b[^;]*\bnot stated\b", run.notes)
+    entry = _matching("recompute", run.recompute) if run.recompute and not assumed else None
     if entry is None:
         return None
     if entry["full"] != "counted":
