@@ -10,10 +10,12 @@ from __future__ import annotations
 import csv
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from functools import cache
+from functools import cache, lru_cache
 from importlib import resources
 from types import MappingProxyType
+from typing import Any
 
+from suanchou.cost.fitted import Factors, fitted_factors
 from suanchou.errors import MissingData
 from suanchou.estimate import Grade
 from suanchou.machine.accelerator import Accelerator
@@ -50,14 +52,19 @@ QUANTITIES: Mapping[str, str] = MappingProxyType(
         "gather_frac": "the same for all-gather and reduce-scatter",
         "exchange_frac": "the same for all-to-all",
         "send_frac": "the same for a send between two ranks",
-        "scale_out_frac": "share of the network port a large collective reaches",
+        "scale_out_frac": "share of the network port a large collective reaches between two domains",
         "collective_launch_s": "fixed time of a collective call",
         "collective_low_frac": "rate of the protocol for small messages over that for large ones",
         "collective_bulk_s": "time the protocol for large messages needs to start",
+        "permute_frac": "share of the elementwise rate in kernels that gather or scatter rows, as on the way to experts",
         "straggler_frac": "spread of the step times of equal accelerators, as a share of the step",
         "overlap_core_frac": "share of the cores that a collective takes from the kernels it hides behind",
         "host_memory_byte_per_s": "host memory bandwidth per accelerator that an offloaded optimizer gets",
         "host_link_byte_per_s": "host link per accelerator, one way, where the catalogue does not know it",
+        "scale_out_crowd_frac": "share of the time that colliding flows add per doubling of the domains of a collective",
+        "collective_bulk_hop": "time of a hop in the protocol for large messages over one in that for small ones",
+        "collective_tree_frac": "rate of a tree all-reduce between domains over that of a ring",
+        "dispatch_byte_per_s": "bytes per second, of all copies, that kernels handing tokens to experts move per accelerator",
     }
 )
 
@@ -140,10 +147,15 @@ class Efficiency:
     collective_launch_s: float
     collective_low_frac: float
     collective_bulk_s: float
+    permute_frac: float
     straggler_frac: float
     overlap_core_frac: float
     host_memory_byte_per_s: float
     host_link_byte_per_s: float
+    scale_out_crowd_frac: float
+    collective_bulk_hop: float
+    collective_tree_frac: float
+    dispatch_byte_per_s: float
     entries: Mapping[str, EfficiencyValue]
     variants: Mapping[str, Mapping[str, EfficiencyValue]] = field(default_factory=dict)
 
@@ -213,7 +225,8 @@ def _entry(path: tuple[str, ...], name: str, dtypes: tuple[str, ...]) -> Efficie
 
 
 @cache
-def _efficiency(path: tuple[str, ...]) -> Efficiency:
+def _entries(path: tuple[str, ...]) -> tuple[Mapping[str, EfficiencyValue], Mapping[str, Mapping[str, EfficiencyValue]]]:
+    """What the tables say of a part: per quantity in 16 bits, and what differs per data type or link."""
     table, entries = _table(), {}
     variants: dict[str, dict[str, EfficiencyValue]] = {dtype: {} for _, dtype, _ in table if dtype != _ANY}
     for name in QUANTITIES:
@@ -228,17 +241,48 @@ def _efficiency(path: tuple[str, ...]) -> Efficiency:
                 differing[name] = own
     links = ((part, _ANY, name) for part in (_PCIE, path[0]) for name in _COLLECTIVE)
     variants[_PCIE] = {key[2]: table[key] for key in links if key in table}
-    values = {name: entry.value for name, entry in entries.items()}
-    return Efficiency(**values, entries=MappingProxyType(entries), variants=MappingProxyType(variants))
+    return MappingProxyType(entries), MappingProxyType(variants)
 
 
-def efficiency(accelerator: Accelerator) -> Efficiency:
-    """The efficiency of ``accelerator`` in 16 bits: each value from the nearest part that has it.
+def _moved(entry: EfficiencyValue, factor: Any) -> EfficiencyValue:
+    """The entry times a fitted factor."""
+    if isinstance(factor, float) and factor == 1.0:
+        return entry
+    said = f"{entry.source}; times {factor:.3g}, fitted to published runs" if isinstance(factor, float) else entry.source
+    return replace(entry, value=entry.value * factor, grade="fitted", source=said)
 
-    The search begins at the accelerator itself and goes on from its family to ever wider ones.
+
+@lru_cache(maxsize=256)
+def _fitted(path: tuple[str, ...], factors: Factors) -> Efficiency:
+    entries, variants = _entries(path)
+
+    def factor(entry: EfficiencyValue, name: str, dtype: str = _ANY) -> Any:
+        """A factor on ``default`` holds for parts that nobody has measured."""
+        parts = (*path, "default") if entry.part == "default" else path
+        found = factors.of("efficiency", parts, name)
+        return found if dtype == _ANY else found * factors.of("efficiency", parts, name, dtype)
+
+    moved = {name: _moved(entry, factor(entry, name)) for name, entry in entries.items()}
+    differing: dict[str, dict[str, EfficiencyValue]] = {}
+    dtypes = {dtype for scope, _, _, dtype in factors.values if scope == "efficiency" and dtype != _ANY}
+    for dtype in {*variants, *dtypes}:
+        own = variants.get(dtype, {})
+        named = {name for scope, _, name, each in factors.values if scope == "efficiency" and each == dtype}
+        both = {**{name: entries[name] for name in named}, **own}
+        differing[dtype] = {name: _moved(entry, factor(entry, name, dtype)) for name, entry in both.items()}
+    values = {name: entry.value for name, entry in moved.items()}
+    return Efficiency(**values, entries=MappingProxyType(moved), variants=MappingProxyType(differing))
+
+
+def efficiency(accelerator: Accelerator, factors: Factors | None = None) -> Efficiency:
+    """The efficiency of ``accelerator`` in 16 bits: each value from the nearest part that has it, times what was fitted.
+
+    The search begins at the accelerator itself and goes on from its family to ever wider ones. ``factors`` are those fitted to
+    published runs unless given.
 
     Raises
     ------
     MissingData : the tables have no value even for the default.
     """
-    return _efficiency((accelerator.id, *(accelerator.family_path or (accelerator.family,))))
+    path = (accelerator.id, *(accelerator.family_path or (accelerator.family,)))
+    return _fitted(path, fitted_factors() if factors is None else factors)

@@ -201,7 +201,8 @@ def kernel_s(
     MissingData : the accelerator lacks a peak or a bandwidth.
     """
     if op.kind == "memory":
-        return op.launches * eff.launch_s + stream_s(op.byte, accelerator, eff) / eff.elementwise_frac
+        share = eff.elementwise_frac * (eff.permute_frac if op.permutes else 1.0)
+        return op.launches * eff.launch_s + stream_s(op.byte, accelerator, eff) / share
     if op.batched:
         return _linear_s(op, accelerator, eff, dtype, dtype)
     if op.kind in ("gemm", "grouped_gemm"):

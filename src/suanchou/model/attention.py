@@ -53,7 +53,7 @@ def norm_step(name: str, shape: Shape, *, token: Num, width: Num, kind: str) -> 
     """
     e = shape.element_byte
     rows = token * width
-    if shape.fused:
+    if shape.fused or (shape.fused_norm and kind != "layer"):
         return memory(name, forward=rows * 2.0 * e, backward=rows * 3.0 * e)
     if kind == "layer":
         return memory(name, forward=rows * 2.0 * e, backward=rows * 5.0 * e, launches=(1.0, 2.0))

@@ -67,14 +67,13 @@ def moe_steps(moe: MoE, d_model: int, shape: Shape) -> Iterator[Step]:
     sent = e * shape.token / shape.tp * _visits(moe) * d_expert
     received = e * rows * d_expert
     # one pass sorts a rank's own tokens by destination, a second one what it received by expert
-    yield memory("moe.permute", forward=2.0 * sent + 2.0 * received, backward=2.0 * sent + 2.0 * received, launches=(2.0, 2.0))
+    moved = 2.0 * sent + 2.0 * received
+    yield memory("moe.permute", forward=moved, backward=moved, launches=(2.0, 2.0), permutes=True)
     up = 2.0 if moe.expert.gated else 1.0
     yield grouped_gemm("moe.experts.up", shape, count=count, m=rows / count, n=width * up, k=d_expert)
     yield _activation("moe.experts.activation", shape, moe.expert.gated, rows * width)
     yield grouped_gemm("moe.experts.down", shape, count=count, m=rows / count, n=d_expert, k=width)
-    yield memory(
-        "moe.unpermute", forward=2.0 * sent + 2.0 * received, backward=2.0 * sent + 2.0 * received, launches=(2.0, 2.0)
-    )
+    yield memory("moe.unpermute", forward=moved, backward=moved, launches=(2.0, 2.0), permutes=True)
     if moe.d_latent is not None:
         yield gemm("moe.latent_out", shape, m=shape.token_sp, n=d_model, k=moe.d_latent)
     if moe.shared is not None:

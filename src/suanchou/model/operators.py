@@ -34,8 +34,12 @@ class Shape:
     attention : ``flash`` and ``sdpa`` keep no score matrix and skip masked pairs; ``eager`` computes and keeps them all.
     imbalance : load of the busiest expert rank over the mean.
     fused : norms, rotary embeddings and gated activations are one kernel each, otherwise a chain of them.
+    fused_norm : norms are one kernel even where the others are not.
     dropout : attention probabilities and block outputs are dropped at random.
     loss : kernels of the cross-entropy, see ``layer_operators``.
+    linear_byte : bytes of an element of what linear layers keep of their input for backward; ``None``: as ``element_byte``.
+    activation_byte : the same for inputs of the MLP's activation function.
+    frozen : the model's weights are not trained; adapters on the attention projections are.
     """
 
     batch: Num
@@ -51,8 +55,19 @@ class Shape:
     attention: Literal["flash", "sdpa", "eager"] = "flash"
     imbalance: Num = 1.0
     fused: bool = True
+    fused_norm: bool = False
     loss: Literal["fused", "torch", "composer", "megatron"] = "fused"
     dropout: bool = False
+    linear_byte: Num | None = None
+    activation_byte: Num | None = None
+    frozen: bool = False
+
+    @property
+    def kept_byte(self) -> Num:
+        """Bytes of an element that a linear layer keeps of an input nobody else needs; frozen ones keep none."""
+        if self.frozen:
+            return 0.0
+        return self.element_byte if self.linear_byte is None else self.linear_byte
 
     @property
     def token(self) -> Num:
@@ -84,6 +99,7 @@ class Operator:
     byte : traffic to device memory of all calls.
     launches : kernels started for all calls.
     batched : an ``attention`` that is one batched product ``m x k`` by ``k x n`` of activations instead of a flash kernel.
+    permutes : a ``memory`` kernel that gathers or scatters rows by an index.
     """
 
     name: str
@@ -96,6 +112,7 @@ class Operator:
     count: Num = 1.0
     launches: Num = 1.0
     batched: bool = False
+    permutes: bool = False
 
 
 class Step(NamedTuple):
@@ -143,12 +160,15 @@ def grouped_gemm(name: str, shape: Shape, *, count: Num, m: Num, n: Num, k: Num)
     )
 
 
-def memory(name: str, *, forward: Num, backward: Num, launches: tuple[float, float] = (1.0, 1.0)) -> Step:
+def memory(
+    name: str, *, forward: Num, backward: Num, launches: tuple[float, float] = (1.0, 1.0), permutes: bool = False
+) -> Step:
     """An element-wise kernel (or chain of kernels) that moves this many bytes forward and backward.
 
-    ``launches`` are the kernels forward and backward.
+    ``launches`` are the kernels forward and backward; ``permutes`` says that they move rows by an index.
     """
-    return Step(
-        Operator(name=name, kind="memory", flop=0.0, byte=forward, launches=launches[0]),
-        (Operator(name=f"{name}.backward", kind="memory", flop=0.0, byte=backward, launches=launches[1]),),
-    )
+
+    def op(suffix: str, byte: Num, started: float) -> Operator:
+        return Operator(name=f"{name}{suffix}", kind="memory", flop=0.0, byte=byte, launches=started, permutes=permutes)
+
+    return Step(op("", forward, launches[0]), (op(".backward", backward, launches[1]),))

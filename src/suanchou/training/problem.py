@@ -9,6 +9,8 @@ import numpy as np
 
 from suanchou.cost.collectives import Fabric, Members, fabric, members
 from suanchou.cost.efficiency import Efficiency, efficiency
+from suanchou.cost.fitted import Factors
+from suanchou.cost.kernels import element_byte
 from suanchou.errors import Infeasible, MissingData
 from suanchou.machine.accelerator import Accelerator
 from suanchou.machine.cluster import Cluster, Node
@@ -55,11 +57,12 @@ class LayerKind:
 
 @dataclass(frozen=True)
 class Problem:
-    """Everything that is given; a Strategy is what is chosen."""
+    """Everything that is given; a Strategy is what is chosen. ``factors``: other fitted factors than those of all runs."""
 
     work: Workload
     cluster: Cluster
     stack: Stack
+    factors: Factors | None = None
 
     def __post_init__(self) -> None:
         if len(self.cluster.groups) != 1:
@@ -83,7 +86,7 @@ class Problem:
     @cached_property
     def eff(self) -> Efficiency:
         """Efficiency of the accelerator's family."""
-        return efficiency(self.accelerator).with_attention(self.stack.attention_kernel)
+        return efficiency(self.accelerator, self.factors).with_attention(self.stack.attention_kernel)
 
     @cached_property
     def fabric(self) -> Fabric:
@@ -144,6 +147,12 @@ class Problem:
         return float(arch.vocab * (arch.d_embed or arch.d_model)) if arch.tied else 0.0
 
     @cached_property
+    def n_tensor(self) -> float:
+        """Weight tensors of all layers."""
+        d_model = self.work.arch.d_model
+        return self.n_layer * sum(kind.share * len(list(layer_weights(kind.layer, d_model))) for kind in self.kinds)
+
+    @cached_property
     def trained_frac(self) -> float:
         """Share of the parameters that have gradients and optimizer states."""
         return trained_frac(self.work.arch, self.work.adapter_rank)
@@ -167,14 +176,48 @@ class Problem:
             tp=s.tp,
             cp=s.cp,
             ep=s.ep,
+            expert_tp=self.expert_tp(s),
             sp=s.sp,
+            imbalance=self.work.expert_capacity,
             gradient_byte=1.0 if self.stack.gradient_pass_byte else self.stack.gradient_byte,
             attention="flash" if self.stack.attention == "flash" else "eager",
             fused=self.stack.fused,
+            fused_norm=self.stack.fused_norm,
             dropout=self.stack.dropout,
             loss=self.stack.loss,  # type: ignore[arg-type]  # one of three words, checked by the data tests
+            linear_byte=self._kept_byte(s, "linear", "all"),
+            activation_byte=self._kept_byte(s, "all"),
+            frozen=self.work.adapter_rank > 0,
         )
+
+    def _kept_byte(self, s: Strategy, *words: str) -> Num | None:
+        """Bytes of an element kept for backward: of the lower type where linear layers run in it and the stack says so."""
+        if self.stack.narrow_activations not in words:
+            return None
+        return np.where(np.asarray(s.fp8) > 0, element_byte(self.work.low_dtype), element_byte(self.work.dtype))
+
+    def weight_byte(self, s: Strategy) -> Num:
+        """Bytes of a parameter as it stays on the device: frozen weights in the lower type where the stack stores them so.
+
+        Embedding and head are few and counted alike.
+        """
+        stack = self.stack
+        if not (self.work.adapter_rank and stack.narrow_frozen_weights):
+            return stack.weight_byte
+        return np.where(np.asarray(s.fp8) > 0, element_byte(self.work.low_dtype), stack.weight_byte)
 
     def group(self, size: Num, stride: Num) -> Members:
         """Members of a communicator on this machine."""
-        return members(size, stride, self.node.scale_up.size)
+        middle = self.fabric.middle
+        return members(size, stride, self.node.scale_up.size, None if middle is None else middle.size)
+
+    def expert_tp(self, s: Strategy) -> Num:
+        """Ways TP splits each expert: as the other layers, or not where the stack keeps the experts of EP whole."""
+        if self.stack.expert_tensor:
+            return s.tp
+        return np.where(np.asarray(s.ep) > 1, 1.0, s.tp)
+
+    def expert_replicas(self, s: Strategy) -> tuple[Num, Num]:
+        """Ranks that hold the same expert, and how far they lie apart."""
+        ways = self.expert_tp(s) * s.ep
+        return s.tp * s.cp * s.dp / ways, ways

@@ -9,9 +9,10 @@ from typing import Any
 
 from suanchou.catalog import catalogue
 from suanchou.catalog.records import Cell
+from suanchou.cost.fitted import Factors, fitted_factors
 from suanchou.errors import SpecError
 
-__all__ = ["Stack", "default_stack", "stack"]
+__all__ = ["Stack", "default_stack", "lineage", "stack"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,7 +24,23 @@ class Stack:
     products accumulate in place; ``optimizer_traffic_byte`` that of the optimizer per step. ``early_stop``: recomputation ends
     where backward needs no more. ``overlap_parameter_gather`` is that of updated weights after the step (ZeRO-1 and 2),
     ``overlap_weight_gather`` that of each layer's weights before it runs (ZeRO-3). ``gradient_all_reduce``: ZeRO-1 reduces
-    gradients on every rank instead of on their owner. ``sources`` gives for every field its evidence grade and source.
+    gradients on every rank instead of on their owner.
+
+    ``narrow_activations`` says what is kept for backward in a narrower type where linear layers run in one: ``none``, their
+    inputs (``linear``), or those of activation functions as well (``all``); ``narrow_frozen_weights``: weights that are not
+    trained are stored in it; ``narrow_gather``: sequence parallelism gathers the inputs of linear layers in it.
+
+    Of the fields on communication: ``overlap_tensor_parallel`` and ``overlap_tensor_backward`` say whether TP's collectives run
+    beside products cut into pieces, and whether its reductions of input gradients run beside weight gradients;
+    ``overlap_expert_far`` is ``overlap_expert_parallel`` where EP leaves a scale-up domain.
+    ``expert_dispatch``: ``all-to-all`` sends every copy of a token, ``one-copy`` one to each node and rank that needs it,
+    ``all-gather`` all tokens to all. ``expert_dispatch_byte``: bytes of an element that is dispatched in fp8 runs.
+    ``expert_tensor``: TP splits experts, too, and EP is taken out of DP x CP; else experts stay whole where EP is above 1, and
+    EP is taken out of TP x CP x DP. ``bucket_parameter`` and ``bucket_parameter_per_rank`` (times the ranks that reduce):
+    parameters of a gradient bucket at least; 0: a layer. ``broadcast_weights``: ZeRO deals out whole tensors, and owners
+    broadcast them. ``scatter_sends``: TP ranks send a share each to the next stage, which gathers it.
+
+    ``sources`` gives for every field its evidence grade and source.
     """
 
     name: str
@@ -42,7 +59,6 @@ class Stack:
     overlap_expert_parallel: float
     overlap_pipeline: float
     overlap_pipeline_interleaved: float
-    bucket_frac: float
     runtime_byte: float
     communicator_byte: float
     allocator_frac: float
@@ -52,16 +68,29 @@ class Stack:
     dropout: bool
     host_layer_s: float
     host_step_s: float
+    narrow_activations: str
+    narrow_frozen_weights: bool
+    narrow_gather: bool
+    fused_norm: bool
     gradient_pass_byte: float
     early_stop: bool
     optimizer_traffic_byte: float
     overlap_weight_gather: float
     gradient_all_reduce: bool
+    overlap_tensor_backward: float
+    overlap_expert_far: float
+    expert_dispatch: str
+    expert_dispatch_byte: float
+    expert_tensor: bool
+    bucket_parameter: float
+    bucket_parameter_per_rank: float
+    broadcast_weights: bool
+    scatter_sends: bool
     sources: Mapping[str, str]
 
 
-def _cells(name: str) -> dict[str, Cell]:
-    """The stack's own cells over those it inherits.
+def _cells(name: str) -> tuple[dict[str, Cell], tuple[str, ...]]:
+    """The stack's own cells over those it inherits, and the names it goes by: its own and those of its parents but the root.
 
     Raises
     ------
@@ -77,17 +106,28 @@ def _cells(name: str) -> dict[str, Cell]:
         seen.append(record.id)
         found = {**record.cells, **found}
         parent = record.text("inherits") or None
-    return found
+    return found, tuple(seen[: max(1, len(seen) - 1)])
 
 
-def stack(name: str) -> Stack:
-    """The stack of this name.
+def lineage(name: str) -> tuple[str, ...]:
+    """The names under which fitted factors hold for a stack: its own and those of its parents but the root.
+
+    Raises
+    ------
+    SpecError : unknown name.
+    """
+    return _cells(name)[1]
+
+
+def stack(name: str, factors: Factors | None = None) -> Stack:
+    """The stack of this name, its performance constants moved by ``factors``: those fitted to published runs unless given.
 
     Raises
     ------
     SpecError : unknown name, or a stack that lacks a value.
     """
-    cells = _cells(name)
+    cells, lineage = _cells(name)
+    factors = factors or fitted_factors()
     values: dict[str, Any] = {"name": catalogue().get("stacks", name).id, "title": str(cells["title"].value)}
     sources = {}
     for item in fields(Stack):
@@ -96,8 +136,13 @@ def stack(name: str) -> Stack:
         if item.name not in cells:
             raise SpecError(f"stack {name!r} has no {item.name}", where="stacks.yaml", hint="give it, or inherit another stack")
         cell = cells[item.name]
-        values[item.name] = _VALUE.get(item.name, float)(cell.value)
+        value = _VALUE.get(item.name, float)(cell.value)
         sources[item.name] = f"{cell.source} [{cell.grade}]"
+        factor = factors.of("stack", lineage, item.name)
+        if not (isinstance(factor, float) and factor == 1.0):
+            value = value * factor
+            sources[item.name] += "; moved by a fit to published runs"
+        values[item.name] = value
     return Stack(**values, sources=sources)
 
 
@@ -107,8 +152,16 @@ _VALUE: Mapping[str, Callable[[Any], Any]] = {
     "loss": str,
     "fused": bool,
     "dropout": bool,
+    "narrow_activations": str,
+    "narrow_frozen_weights": bool,
+    "narrow_gather": bool,
+    "fused_norm": bool,
     "early_stop": bool,
     "gradient_all_reduce": bool,
+    "expert_dispatch": str,
+    "expert_tensor": bool,
+    "broadcast_weights": bool,
+    "scatter_sends": bool,
     "zero_stages": lambda text: tuple(json.loads(text)),
 }
 

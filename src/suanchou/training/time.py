@@ -82,19 +82,21 @@ class _Streams(NamedTuple):
 
 
 def _streams(problem: Problem, s: Strategy, t: LayerTime, acts: ActivationTable) -> _Streams:
+    """Weights and activations move beside all that a layer does, its exposed TP and EP collectives included."""
     gather = gather_per_layer_s(problem, s)
     overlap = problem.stack.overlap_weight_gather
     kept = acts.none + (acts.selective - acts.none) * s.selective
     moved = s.offload_activation * (kept + (acts.full - kept) * s.full_frac)
     away = (moved + s.offload_weight * sharded_weight_byte(problem, s)) / problem.host_link_byte_per_s
-    gather_forward = behind_s(problem, gather, overlap * t.forward)
-    gather_backward = behind_s(problem, gather, overlap * t.backward)
+    forward, backward = t.forward + t.tensor_forward + t.expert, t.backward + t.tensor_backward + t.expert
+    gather_forward = behind_s(problem, gather, overlap * forward)
+    gather_backward = behind_s(problem, gather, overlap * backward)
     return _Streams(
         gather=gather,
         gather_forward=gather_forward,
         gather_backward=gather_backward,
-        host_forward=np.maximum(away - t.forward - gather_forward, 0.0),
-        host_backward=np.maximum(away - t.backward - gather_backward, 0.0),
+        host_forward=np.maximum(away - forward - gather_forward, 0.0),
+        host_backward=np.maximum(away - backward - gather_backward, 0.0),
     )
 
 
@@ -111,7 +113,7 @@ def stage_time(
     The host launches the kernels of ``layers`` layers forward, backward and again for recomputation, ahead of the device as
     long as it can: a device that is quicker over the whole micro-batch waits for it.
     """
-    tensor = t.tensor_forward + t.tensor_backward + s.full_frac * t.tensor_forward
+    tensor = t.tensor_forward + t.tensor_backward + s.full_frac * t.tensor_again
     streams = _streams(problem, s, t, acts)
     stage = StageTime(
         forward=layers * t.forward,
@@ -163,10 +165,9 @@ def step_time(problem: Problem, s: Strategy, t: LayerTime, acts: ActivationTable
 def _network_free_s(problem: Problem, s: Strategy, t: LayerTime, acts: ActivationTable) -> tuple[Num, Num]:
     """How long the network stands free while one layer runs forward, and backward: wall time less gathers and CP ring."""
     streams = _streams(problem, s, t, acts)
-    forward = t.forward + t.context_forward + streams.gather_forward + streams.host_forward
-    backward = (
-        t.backward + t.gradient + _recompute_s(s, t) + t.context_backward + streams.gather_backward + streams.host_backward
-    )
+    forward = t.forward + t.tensor_forward + t.expert + t.context_forward + streams.gather_forward + streams.host_forward
+    backward = t.backward + t.gradient + _recompute_s(s, t) + t.tensor_backward + t.expert + t.context_backward
+    backward = backward + streams.gather_backward + streams.host_backward
     return (
         np.maximum(forward - streams.gather - t.ring_forward, 0.0),
         np.maximum(backward - streams.gather - t.ring_backward, 0.0),

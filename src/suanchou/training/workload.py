@@ -10,7 +10,7 @@ from suanchou.i18n import _
 from suanchou.model.architecture import Architecture
 from suanchou.training.defaults import batch_token, default
 
-__all__ = ["Objective", "Workload", "workload"]
+__all__ = ["Objective", "Workload", "divisible_batch", "workload"]
 
 Objective = Literal["time", "money", "energy", "accelerators"]
 
@@ -28,6 +28,7 @@ class Workload:
     dtype : compute type of the matrix units, ``bf16`` or ``fp16``.
     low_dtype : type of the linear layers in strategies that run them below ``dtype`` (``Strategy.fp8``).
     adapter_rank : rank of LoRA adapters on the attention projections of a frozen model; 0 trains all weights.
+    expert_capacity : rows of every expert over the mean, where experts are padded or cut to a capacity.
     """
 
     arch: Architecture
@@ -37,6 +38,7 @@ class Workload:
     dtype: str
     low_dtype: str = "fp8"
     adapter_rank: int = 0
+    expert_capacity: float = 1.0
     assumptions: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -57,7 +59,7 @@ class Workload:
         return self.token / self.batch_token
 
 
-def _divisible_batch(wanted: float, n_rank: int) -> int:
+def divisible_batch(wanted: float, n_rank: int) -> int:
     """The batch nearest to ``wanted`` that the odd part of ``n_rank`` divides, times a power of two where there is room."""
     unit = n_rank // (n_rank & -n_rank)
     while unit < 64 and unit * 32 <= wanted:
@@ -98,7 +100,7 @@ def workload(
         )
     if global_batch is None:
         token_per_step, _source = batch_token(parameters)
-        global_batch = _divisible_batch(token_per_step / seq, n_rank)
+        global_batch = divisible_batch(token_per_step / seq, n_rank)
         mi_token = global_batch * seq / 2**20
         assumptions.append(
             _("global batch {n} sequences = {mi:.3g} Mi tokens: common for models of this size (--batch)").format(

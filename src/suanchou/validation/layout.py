@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from suanchou.cost.fitted import Factors
 from suanchou.errors import SpecError
 from suanchou.model.operators import Num
 from suanchou.model.parameters import parameter_count
@@ -21,16 +22,18 @@ from suanchou.training.stack import Stack
 from suanchou.training.stack import stack as stack_named
 from suanchou.training.strategy import LAYOUT_FIELDS, Strategy, layouts, virtual_stages
 from suanchou.training.time import StepTime, step_time
-from suanchou.training.workload import Workload
-from suanchou.validation.policy import Framework, framework, policy, precision, recompute, zero
+from suanchou.training.workload import Workload, divisible_batch
+from suanchou.validation.policy import Framework, framework, policy, precision, recompute, switches, zero
 from suanchou.validation.runs import Run
 from suanchou.validation.setup import architecture_of, machine_of, ranks_per_unit
 
 __all__ = ["Laid", "Priced", "lay_out"]
 
 _MOST_MICRO_BATCH = 16
-_EIGHTHS = tuple((i / 8, 0) for i in range(1, 9))
-_LADDER = ((0.0, 0), (0.0, 1), *_EIGHTHS)
+_EIGHTHS = tuple((i / 8, 0, 0) for i in range(1, 9))
+_LADDER = ((0.0, 0, 0), (0.0, 1, 0), *_EIGHTHS)
+_OFFLOADED = (0.0, 0, 1)
+"""What may be computed again: share of the layers, attention cores; and whether activations go to the host."""
 
 
 class Priced(NamedTuple):
@@ -53,8 +56,8 @@ class Laid:
     assumed: tuple[str, ...]
 
 
-def lay_out(run: Run) -> Laid:
-    """Model, machine, stack and strategy of a run, priced.
+def lay_out(run: Run, factors: Factors | None = None) -> Laid:
+    """Model, machine, stack and strategy of a run, priced with the fitted ``factors`` (those of all runs unless given).
 
     Raises
     ------
@@ -78,7 +81,7 @@ def lay_out(run: Run) -> Laid:
     batch = run.global_batch
     if batch is None:
         assumed.append("global_batch")
-        batch = _batch(run, seq, units, parameter_count(arch))
+        batch = _batch(run, seq, units, parameter_count(arch), usual)
     work = Workload(
         arch=arch,
         token=1e12,
@@ -87,8 +90,9 @@ def lay_out(run: Run) -> Laid:
         dtype=types.dtype,
         low_dtype=types.linear or "fp8",
         adapter_rank=_adapter_rank(run, int(defaults["adapter_rank"]["value"])),
+        expert_capacity=_capacity(run),
     )
-    problem = Problem(work=work, cluster=machine, stack=_stack(run, usual))
+    problem = Problem(work=work, cluster=machine, stack=_stack(run, usual, factors), factors=factors)
     candidates = _candidates(problem, run, usual, fp8=types.linear is not None, assumed=assumed)
     strategy, priced = _quickest(problem, candidates)
     return Laid(
@@ -96,9 +100,9 @@ def lay_out(run: Run) -> Laid:
     )
 
 
-def _stack(run: Run, usual: Framework) -> Stack:
+def _stack(run: Run, usual: Framework, factors: Factors | None) -> Stack:
     """The framework's stack with the attention kernel that the row states."""
-    found = stack_named(usual.stack)
+    found = replace(stack_named(usual.stack, factors), **switches(run))  # type: ignore[arg-type]  # numbers, by the policy's words
     if not run.attention_kernel:
         return found
     words = run.attention_kernel.casefold()
@@ -115,25 +119,39 @@ def _adapter_rank(run: Run, usual: int) -> int:
     return int(stated.group(1)) if stated else usual
 
 
-def _batch(run: Run, seq: int, units: int, parameters: float) -> int:
-    """Sequences per step: tokens per device and step where the notes state them, else usual for the size."""
+def _capacity(run: Run) -> float:
+    """Rows of every expert over the mean, where the notes state a capacity factor."""
+    stated = re.search(r"capacity factor (\d+(?:\.\d+)?)", run.notes)
+    return float(stated.group(1)) if stated else 1.0
+
+
+def _batch(run: Run, seq: int, units: int, parameters: float, usual: Framework) -> int:
+    """Sequences per step, where the row is silent.
+
+    Tokens per device and step where the notes state them; a sequence per device where the framework does not cut its batch in
+    micro-batches; else what is usual for the size, shared out by all devices.
+    """
     stated = re.search(r"(\d+) tokens per device per step", run.notes)
+    if stated is None and not usual.accumulates:
+        return units
     token = int(stated.group(1)) * units if stated else batch_token(parameters)[0]
+    if run.dp is None and run.micro_batch is None:
+        return divisible_batch(token / seq, units)
     multiple = (run.dp or 1) * (run.micro_batch or 1)
     return max(1, round(token / seq / multiple)) * multiple
 
 
 def _candidates(problem: Problem, run: Run, usual: Framework, *, fp8: bool, assumed: list[str]) -> Strategy:
     """Every strategy the row allows, in 1-D arrays: one where it says everything."""
-    n_rank, work = problem.cluster.n_accelerator, problem.work
+    n_rank = problem.cluster.n_accelerator
     ulysses = int(bool(re.search(r"cp uses a2a|ulysses", run.notes, re.IGNORECASE)))
     pinned: dict[str, int | None] = {"tp": run.tp, "pp": run.pp, "cp": run.cp, "dp": run.dp, "ep": run.ep}
     if ranks_per_unit(run) > 1 or run.tp is None or run.pp is None:
         pinned["dp"] = None
     if run.tp is not None and run.pp is not None:
-        layout = _stated(work, n_rank, run, pinned, interleaved=usual.interleaved)
+        layout = _stated(problem, n_rank, run, pinned, usual)
     else:
-        layout = _searched(problem, n_rank, run, pinned, interleaved=usual.interleaved)
+        layout = _searched(problem, n_rank, run, pinned, usual)
         assumed.append("layout")
     if run.micro_batch is None:
         assumed.append("micro_batch")
@@ -151,14 +169,17 @@ def _candidates(problem: Problem, run: Run, usual: Framework, *, fp8: bool, assu
         ulysses=np.where(np.asarray(layout.cp) > 1, ulysses, 0),
         fp8=np.full(np.asarray(layout.tp).shape, int(fp8)),
     )
-    again = recompute(run)
+    stated = recompute(run)
+    again = None if stated is None else (*stated, 0)
     if again is None:
         assumed.append("recompute")
-    return _crossed(layout, (again,) if again is not None else _LADDER, zero_stage=stage, shard_domain=within)
+    rungs = (again,) if again is not None else (*_LADDER, _OFFLOADED) if usual.offload and stage >= 3 else _LADDER
+    return _crossed(layout, rungs, zero_stage=stage, shard_domain=within)
 
 
-def _stated(work: Workload, n_rank: int, run: Run, pinned: dict[str, int | None], *, interleaved: bool) -> Strategy:
+def _stated(problem: Problem, n_rank: int, run: Run, pinned: dict[str, int | None], usual: Framework) -> Strategy:
     """The layouts of a row that states TP and PP; CP is what DP leaves over, else one; DP is the rest."""
+    work = problem.work
     tp, pp, dp = pinned["tp"] or 1, pinned["pp"] or 1, pinned["dp"]
     cp = pinned["cp"] or (n_rank // (tp * pp * dp) if dp else 1)
     if tp * pp * cp > n_rank or n_rank % (tp * pp * cp) or (dp and tp * pp * cp * dp != n_rank):
@@ -168,15 +189,18 @@ def _stated(work: Workload, n_rank: int, run: Run, pinned: dict[str, int | None]
         raise SpecError(f"{work.arch.n_layer} layers do not fill {pp} x {run.vpp or 1} stages", where=run.run_id)
     dp = n_rank // (tp * pp * cp)
     ep = pinned["ep"] or 1
-    if dp * cp % ep:
-        raise SpecError(f"EP{ep} is not made of the {dp * cp} ranks of DP x CP", where=run.run_id)
+    spread = dp * cp * (1 if problem.stack.expert_tensor else tp)
+    if spread % ep:
+        raise SpecError(f"EP{ep} is not made of the {spread} ranks it may span", where=run.run_id)
     per_replica = work.global_batch / dp
-    if run.micro_batch is None:
+    if not usual.accumulates:
+        micro = np.array([per_replica])
+    elif run.micro_batch is None:
         divides = [float(b) for b in range(1, _MOST_MICRO_BATCH + 1) if per_replica % b == 0]
         micro = np.array(divides or [per_replica])
     else:
         micro = np.array([per_replica / np.ceil(per_replica / run.micro_batch)])
-    chunks = virtual_stages(work.arch.n_layer, pp) if run.vpp is None and interleaved else [run.vpp or 1]
+    chunks = virtual_stages(work.arch.n_layer, pp) if run.vpp is None and usual.interleaved else [run.vpp or 1]
     micro, virtual = (axis.ravel() for axis in np.meshgrid(micro, np.array(chunks, dtype=float), indexing="ij"))
     even = (virtual == 1) | (run.vpp is not None) | (per_replica / micro % pp == 0)
     micro, virtual = micro[even], virtual[even]
@@ -184,18 +208,29 @@ def _stated(work: Workload, n_rank: int, run: Run, pinned: dict[str, int | None]
     return Strategy(tp=tp * ones, cp=cp * ones, pp=pp * ones, dp=dp * ones, ep=ep * ones, virtual=virtual, micro_batch=micro)
 
 
-def _searched(problem: Problem, n_rank: int, run: Run, pinned: dict[str, int | None], *, interleaved: bool) -> Strategy:
+def _searched(problem: Problem, n_rank: int, run: Run, pinned: dict[str, int | None], usual: Framework) -> Strategy:
     """Layouts that hold what the row states; a node bounds TP."""
     fixed = {name: value for name, value in pinned.items() if value is not None}
     fixed |= {"fp8": 0, "ulysses": 0}
-    if run.vpp is not None or not interleaved:
+    if run.vpp is not None or not usual.interleaved:
         fixed["virtual"] = run.vpp or 1
+    if run.pp is None and not usual.stages:
+        fixed["pp"] = 1
     if run.cp is None and problem.work.seq <= 32768:
         fixed["cp"] = 1
-    if run.micro_batch is not None:
+    if run.micro_batch is not None and usual.accumulates:
         fixed["micro_batch"] = run.micro_batch
-    found, refused = layouts(problem.work, n_rank, fp8=False, most_micro_batch=_MOST_MICRO_BATCH, fixed=fixed)
+    found, refused = layouts(
+        problem.work,
+        n_rank,
+        fp8=False,
+        most_micro_batch=_MOST_MICRO_BATCH,
+        fixed=fixed,
+        expert_tensor=problem.stack.expert_tensor,
+    )
     keep = np.asarray(found.sp) == 0
+    if not usual.accumulates:
+        keep = keep & (np.asarray(found.micro_batch) * np.asarray(found.dp) == problem.work.global_batch)
     if run.tp is None:
         keep = keep & (np.asarray(found.tp) <= problem.node.n_accelerator)
     if not keep.any():
@@ -203,19 +238,19 @@ def _searched(problem: Problem, n_rank: int, run: Run, pinned: dict[str, int | N
     return Strategy(**{name: np.asarray(getattr(found, name))[keep] for name in LAYOUT_FIELDS})
 
 
-def _crossed(layout: Strategy, again: tuple[tuple[float, int], ...], *, zero_stage: int, shard_domain: int) -> Strategy:
-    """Layouts crossed with what may be recomputed."""
+def _crossed(layout: Strategy, again: tuple[tuple[float, int, int], ...], *, zero_stage: int, shard_domain: int) -> Strategy:
+    """Layouts crossed with what may be recomputed or offloaded."""
     n, k = np.asarray(layout.tp).shape[0], len(again)
     columns: dict[str, Any] = {name: np.repeat(np.asarray(getattr(layout, name), dtype=float), k) for name in LAYOUT_FIELDS}
     return Strategy(
         **columns,
         zero=np.full(n * k, zero_stage),
         shard_domain=np.full(n * k, shard_domain if zero_stage else 0),
-        full_frac=np.tile(np.array([full for full, _ in again]), n),
-        selective=np.tile(np.array([selective for _, selective in again]), n),
+        full_frac=np.tile(np.array([full for full, _, _ in again]), n),
+        selective=np.tile(np.array([selective for _, selective, _ in again]), n),
         offload_weight=np.zeros(n * k),
         offload_optimizer=np.zeros(n * k),
-        offload_activation=np.zeros(n * k),
+        offload_activation=np.tile(np.array([away for _, _, away in again]), n),
     )
 
 

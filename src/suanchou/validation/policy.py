@@ -13,17 +13,25 @@ from typing import Any
 from suanchou.errors import SpecError
 from suanchou.validation.runs import Run
 
-__all__ = ["Framework", "Precision", "framework", "notes", "policy", "precision", "recompute", "zero"]
+__all__ = ["Framework", "Precision", "framework", "notes", "policy", "precision", "recompute", "switches", "zero"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Framework:
-    """The software stack of a run, and what it does where the row is silent: ZeRO stage, SP with TP, interleaved chunks."""
+    """The software stack of a run, and what it does where the row is silent.
+
+    ``zero`` and ``sp``: ZeRO stage, and whether SP goes with TP. ``interleaved``, ``stages``: whether stages are cut in chunks,
+    and layers in stages. ``accumulates``: whether a replica's batch is cut in micro-batches. ``offload``: whether activations
+    may go to the host.
+    """
 
     stack: str
     zero: int
     sp: int
     interleaved: bool
+    offload: bool
+    stages: bool
+    accumulates: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,6 +68,9 @@ def framework(name: str, sharding: str, precision: str = "") -> Framework:
                 zero=int(entry["zero"]),
                 sp=int(entry["sp"]),
                 interleaved=bool(entry.get("interleaved", False)),
+                offload=bool(entry.get("offload", False)),
+                stages=bool(entry.get("stages", True)),
+                accumulates=bool(entry.get("accumulates", True)),
             )
     raise AssertionError("validation.yaml ends its frameworks with one that fits all")
 
@@ -92,11 +103,21 @@ def recompute(run: Run) -> tuple[float, int] | None:
     return some / every, int(entry["selective"])
 
 
+def switches(run: Run) -> dict[str, float]:
+    """Fields of the stack that switches of the training script set, for frameworks whose rows list them in their notes."""
+    words = {word.strip() for word in run.notes.split(";")}
+    found: dict[str, float] = {}
+    for entry in policy()["switches"]:
+        if fnmatchcase(run.framework.casefold(), entry["framework"]) and entry["listed"] in run.notes:
+            found[entry["field"]] = float(entry["given"] if entry["switch"] in words else entry["absent"])
+    return found
+
+
 def zero(run: Run, usual: int) -> tuple[int, int]:
     """ZeRO stage, and whether it shards within a domain; ``usual`` where the row does not say."""
     text = run.zero.casefold()
     size = re.search(r"zero1=(\d+)|fsdp (\d+)", text)
-    within = 1 if size else 0
+    within = 1 if size or run.note("slices") else 0
     if not text:
         return usual, 0
     stage = re.search(r"zero-(\d)", text)
