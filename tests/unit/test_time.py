@@ -54,7 +54,7 @@ def test_one_stage(llama):
     assert float(step.slowest.total) == pytest.approx(32 * 3 + 3.5)
     assert float(step.bubble) == 0.0
     assert float(step.pipeline_send) == 0.0
-    assert float(step.total) == pytest.approx(64 * 99.5 + float(step.optimizer))
+    assert float(step.total) == pytest.approx(64 * 99.5 + float(step.optimizer + step.host_step))
 
 
 def test_the_head_makes_the_last_stage_slowest(llama):
@@ -400,3 +400,51 @@ def test_half_a_batch_of_sequences_is_not_more_than_half_as_quick(llama):
     assert float(two.forward) <= 2 * float(one.forward)
     acts = activation_table(llama, Strategy())
     assert float(acts.none) > 0
+
+
+def stacked(problem, **fields):
+    """The same problem with some fields of its stack replaced."""
+    return replace(problem, stack=replace(problem.stack, **fields))
+
+
+def test_the_host_holds_up_a_whole_micro_batch_and_never_shortens_it(llama):
+    for full in (0.0, 1.0):
+        s = Strategy(full_frac=full)
+        device = float(step_time(stacked(llama, host_layer_s=0.0), s, PLAIN, NOTHING).slowest.total)
+        passes = 32 * (2 + full)
+        assert device == pytest.approx(32 * (3 + full) + 3.5)
+        for host in (1.0, 1.5, 3.0):
+            found = step_time(stacked(llama, host_layer_s=host), s, PLAIN, NOTHING).slowest
+            assert float(found.total) == pytest.approx(max(device, passes * host))
+
+
+def test_passes_over_gradients_follow_the_parameters_of_a_rank(llama):
+    plain, passes = stacked(llama, gradient_pass_byte=0.0), stacked(llama, gradient_pass_byte=18.0)
+    for tp in (1, 2, 4):
+        s = Strategy(tp=tp)
+        assert float(layer_time(plain, s).gradient) == 0.0
+        parameters = sum(kind.share * (kind.parameters.split + kind.parameters.kv) / tp for kind in llama.kinds)
+        parameters += sum(kind.share * kind.parameters.replicated for kind in llama.kinds)
+        rate = llama.accelerator.memory_bandwidth_byte_per_s * llama.eff.memory_frac
+        assert float(layer_time(passes, s).gradient) == pytest.approx(18 * parameters / rate)
+
+
+def test_recomputation_that_stops_early_costs_less_by_the_last_product(llama):
+    late, early = (layer_time(stacked(llama, early_stop=stop), Strategy()) for stop in (False, True))
+    assert float(late.again) == float(late.forward) == float(early.forward)
+    assert 0.6 * float(late.again) < float(early.again) < 0.85 * float(late.again)
+
+
+def test_zero_1_by_all_reduce_costs_about_twice_the_reduce_scatter(problem):
+    p = problem("llama-3.1-8b", "dgx-h100:16")
+    exposed = {"overlap_gradient_reduce": 0.0, "bucket_frac": 1.0}
+    t = layer_time(p, Strategy(tp=8, dp=16, zero=1))
+    scatter, reduce = (
+        float(
+            step_time(
+                stacked(p, gradient_all_reduce=whole, **exposed), Strategy(tp=8, dp=16, zero=1), t, NOTHING
+            ).gradient_reduce
+        )
+        for whole in (False, True)
+    )
+    assert reduce == pytest.approx(2 * scatter, rel=0.05)

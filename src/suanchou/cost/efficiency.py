@@ -38,6 +38,7 @@ QUANTITIES: Mapping[str, str] = MappingProxyType(
         "launch_s": "time of an empty kernel in a stream of kernels",
         "gemm_launch_s": "time of a GEMM with next to nothing to do",
         "attention_launch_s": "time of an attention kernel with next to nothing to do",
+        "unaligned_frac": "share of its rate that a batched product keeps whose rows are no multiples of 16 bytes",
         "tile_m": "rows of the largest output tile of one core",
         "tile_n": "columns of the largest output tile of one core",
         "tile_edge": "cost of loading one row of a tile's edge, in elements of its area",
@@ -128,6 +129,7 @@ class Efficiency:
     launch_s: float
     gemm_launch_s: float
     attention_launch_s: float
+    unaligned_frac: float
     tile_m: float
     tile_n: float
     tile_edge: float
