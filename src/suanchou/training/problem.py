@@ -178,6 +178,17 @@ class Problem:
             loss=self.stack.loss,  # type: ignore[arg-type]  # one of three words, checked by the data tests
         )
 
+    def paced(self, s: Strategy) -> Num:
+        """Parts of the machine that keep their own pace and wait for each other once a step.
+
+        Accelerators; on a torus, whose chips exchange data in every layer, the slices: what a slice loses to its slowest chip is
+        part of the rate its kernels reach.
+        """
+        domain = self.node.scale_up
+        if domain.topology == "torus":
+            return np.ceil(np.asarray(s.n_rank, dtype=float) / domain.size)
+        return s.n_rank
+
     def group(self, size: Num, stride: Num) -> Members:
         """Members of a communicator on this machine."""
         return members(size, stride, self.node.scale_up.size)
