@@ -54,6 +54,9 @@ CAST: Values = {"launch_s": 2e-6, "memory_frac": 0.8}
 """What a cast kernel is taken to cost where no streaming kernels were measured."""
 
 _SECONDS = ("gemm_launch_s", "attention_launch_s", "launch_s")
+_CLOCK = ("sustained_frac", "throttle_s")
+"""The clock under load. Kernels in 4 bits end before the power limit acts: they cannot tell, and take what 8 bits tell."""
+
 _DROPPED = ("throttle_s", "module_s")
 
 
@@ -120,8 +123,9 @@ def fit_gemm(result: Result, part: str, members: tuple[str, ...], stream: Values
         if len(data.rows) < 200:
             continue
         base = None if dtype == "*" else stream
-        values = gemm.fitted(data, base)
-        tested = gemm.held_out(data, base)
+        clock = {name: found["fp8"][name] for name in _CLOCK} if dtype == "fp4" and "fp8" in found else None
+        values = gemm.fitted(data, base, clock)
+        tested = gemm.held_out(data, base, clock)
         if dtype == "*":
             values |= sustained(part, members, values, result)
         result.add(part, dtype, values, data.rows, tested[0])

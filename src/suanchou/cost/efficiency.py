@@ -10,10 +10,12 @@ from __future__ import annotations
 import csv
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from functools import cache
+from functools import cache, lru_cache
 from importlib import resources
 from types import MappingProxyType
+from typing import Any
 
+from suanchou.cost.fitted import Factors, fitted_factors
 from suanchou.errors import MissingData
 from suanchou.estimate import Grade
 from suanchou.machine.accelerator import Accelerator
@@ -212,7 +214,8 @@ def _entry(path: tuple[str, ...], name: str, dtypes: tuple[str, ...]) -> Efficie
 
 
 @cache
-def _efficiency(path: tuple[str, ...]) -> Efficiency:
+def _entries(path: tuple[str, ...]) -> tuple[Mapping[str, EfficiencyValue], Mapping[str, Mapping[str, EfficiencyValue]]]:
+    """What the tables say of a part: per quantity in 16 bits, and what differs per data type or link."""
     table, entries = _table(), {}
     variants: dict[str, dict[str, EfficiencyValue]] = {dtype: {} for _, dtype, _ in table if dtype != _ANY}
     for name in QUANTITIES:
@@ -226,17 +229,48 @@ def _efficiency(path: tuple[str, ...]) -> Efficiency:
                 differing[name] = own
     links = ((part, _ANY, name) for part in (_PCIE, path[0]) for name in _COLLECTIVE)
     variants[_PCIE] = {key[2]: table[key] for key in links if key in table}
-    values = {name: entry.value for name, entry in entries.items()}
-    return Efficiency(**values, entries=MappingProxyType(entries), variants=MappingProxyType(variants))
+    return MappingProxyType(entries), MappingProxyType(variants)
 
 
-def efficiency(accelerator: Accelerator) -> Efficiency:
-    """The efficiency of ``accelerator`` in 16 bits: each value from the nearest part that has it.
+def _moved(entry: EfficiencyValue, factor: Any) -> EfficiencyValue:
+    """The entry times a fitted factor."""
+    if isinstance(factor, float) and factor == 1.0:
+        return entry
+    said = f"{entry.source}; times {factor:.3g}, fitted to published runs" if isinstance(factor, float) else entry.source
+    return replace(entry, value=entry.value * factor, grade="fitted", source=said)
 
-    The search begins at the accelerator itself and goes on from its family to ever wider ones.
+
+@lru_cache(maxsize=256)
+def _fitted(path: tuple[str, ...], factors: Factors) -> Efficiency:
+    entries, variants = _entries(path)
+
+    def factor(entry: EfficiencyValue, name: str, dtype: str = _ANY) -> Any:
+        """A factor on ``default`` holds for parts that nobody has measured."""
+        parts = (*path, "default") if entry.part == "default" else path
+        found = factors.of("efficiency", parts, name)
+        return found if dtype == _ANY else found * factors.of("efficiency", parts, name, dtype)
+
+    moved = {name: _moved(entry, factor(entry, name)) for name, entry in entries.items()}
+    differing: dict[str, dict[str, EfficiencyValue]] = {}
+    dtypes = {dtype for scope, _, _, dtype in factors.values if scope == "efficiency" and dtype != _ANY}
+    for dtype in {*variants, *dtypes}:
+        own = variants.get(dtype, {})
+        named = {name for scope, _, name, each in factors.values if scope == "efficiency" and each == dtype}
+        both = {**{name: entries[name] for name in named}, **own}
+        differing[dtype] = {name: _moved(entry, factor(entry, name, dtype)) for name, entry in both.items()}
+    values = {name: entry.value for name, entry in moved.items()}
+    return Efficiency(**values, entries=MappingProxyType(moved), variants=MappingProxyType(differing))
+
+
+def efficiency(accelerator: Accelerator, factors: Factors | None = None) -> Efficiency:
+    """The efficiency of ``accelerator`` in 16 bits: each value from the nearest part that has it, times what was fitted.
+
+    The search begins at the accelerator itself and goes on from its family to ever wider ones. ``factors`` are those fitted to
+    published runs unless given.
 
     Raises
     ------
     MissingData : the tables have no value even for the default.
     """
-    return _efficiency((accelerator.id, *(accelerator.family_path or (accelerator.family,))))
+    path = (accelerator.id, *(accelerator.family_path or (accelerator.family,)))
+    return _fitted(path, fitted_factors() if factors is None else factors)

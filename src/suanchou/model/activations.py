@@ -134,7 +134,8 @@ def _core_saved(
     if not copied:
         inputs = inputs + beside
     yield Saved(name=f"{prefix}.core.input", byte=e * inputs)
-    yield Saved(name=f"{prefix}.out.input", byte=e * o)
+    # the core's backward needs its output as it was; a linear layer in a narrower type keeps a copy of its own
+    yield Saved(name=f"{prefix}.out.input", byte=e * o + shape.kept_byte * (shape.kept_byte < e) * o)
     if selective:
         return
     if eager:
@@ -261,8 +262,9 @@ def _mlp_saved(mlp: MLP, shape: Shape, stack: Stack, prefix: str, *, element: Nu
     if mlp.gated:
         # fused: both halves of the product; unfused: the function's result as well
         between = 2 if stack.fused else between + 2
+    e = e if shape.activation_byte is None else shape.activation_byte
     yield Saved(name=f"{prefix}.activation.input", byte=e * element * between)
-    yield Saved(name=f"{prefix}.down.input", byte=e * element)
+    yield Saved(name=f"{prefix}.down.input", byte=shape.kept_byte * element)
 
 
 def _moe_saved(moe: MoE, d_model: int, shape: Shape, stack: Stack) -> Iterator[Saved]:
@@ -276,8 +278,8 @@ def _moe_saved(moe: MoE, d_model: int, shape: Shape, stack: Stack) -> Iterator[S
     expert_tp = shape.tp if shape.expert_tp is None else shape.expert_tp
     yield Saved(name="moe.router.scores", byte=4.0 * shape.token_sp * (moe.n_expert + moe.n_zero_expert))
     if moe.d_latent is not None:
-        yield Saved(name="moe.latent_out.input", byte=e * shape.token_sp * moe.d_latent)
-    yield Saved(name="moe.experts.up.input", byte=e * rows * (moe.d_latent or d_model))
+        yield Saved(name="moe.latent_out.input", byte=shape.kept_byte * shape.token_sp * moe.d_latent)
+    yield Saved(name="moe.experts.up.input", byte=shape.kept_byte * rows * (moe.d_latent or d_model))
     yield from _mlp_saved(moe.expert, shape, stack, "moe.experts", element=rows * moe.expert.d_ff / expert_tp)
     if not stack.fused:
         yield Saved(name="moe.experts.output", byte=e * rows * (moe.d_latent or d_model))
@@ -309,18 +311,24 @@ def layer_saved(
             f"norm.{i}", norm, shape, stack, width=float(norm.width or d_model), rows=shape.token_sp, shared=shared
         )
         first = False
-    inputs = 0
+    row = shape.token_sp * d_model
+    # adapters read the mixer's input in the wide type
+    mixed = shape.element_byte if shape.frozen else shape.kept_byte
+    inputs: Num = 0.0
+    any_input = False
     for part, mixer in (("attention", layer.mixer), ("hybrid", layer.hybrid), ("cross", layer.cross)):
         if mixer is not None:
             kept += _mixer_saved(mixer, shape, stack, part, recompute == "selective")
-            inputs += part != "hybrid" or layer.mixer is None
+            inputs = inputs + mixed * (part != "hybrid" or layer.mixer is None)
+            any_input = True
     if isinstance(layer.ffn, MLP):
         kept += _mlp_saved(layer.ffn, shape, stack, "mlp", element=shape.token * layer.ffn.d_ff / shape.tp)
     elif isinstance(layer.ffn, MoE):
         kept += _moe_saved(layer.ffn, d_model, shape, stack)
     one_input = layer.parallel and len(layer.norms) < 2
-    inputs += layer.ffn is not None and not (one_input and inputs)
-    kept.append(Saved(name="gemm.inputs", byte=inputs * stream))
+    if layer.ffn is not None and not (one_input and any_input):
+        inputs = inputs + shape.kept_byte
+    kept.append(Saved(name="gemm.inputs", byte=inputs * row))
     if stack.dropout:
         parts = sum(part is not None for part in (layer.mixer, layer.cross, layer.ffn))
         kept.append(Saved(name="dropout.masks", byte=parts * shape.token_sp * d_model))

@@ -37,6 +37,9 @@ class Shape:
     fused_norm : norms are one kernel even where the others are not.
     dropout : attention probabilities and block outputs are dropped at random.
     loss : kernels of the cross-entropy, see ``layer_operators``.
+    linear_byte : bytes of an element of what linear layers keep of their input for backward; ``None``: as ``element_byte``.
+    activation_byte : the same for inputs of the MLP's activation function.
+    frozen : the model's weights are not trained; adapters on the attention projections are.
     accumulate_fused : a wgrad kernel adds to the gradient buffer itself; else a kernel of its own adds its result.
     """
 
@@ -57,6 +60,16 @@ class Shape:
     loss: Literal["fused", "torch", "megatron"] = "fused"
     dropout: bool = False
     accumulate_fused: bool = True
+    linear_byte: Num | None = None
+    activation_byte: Num | None = None
+    frozen: bool = False
+
+    @property
+    def kept_byte(self) -> Num:
+        """Bytes of an element that a linear layer keeps of an input nobody else needs; frozen ones keep none."""
+        if self.frozen:
+            return 0.0
+        return self.element_byte if self.linear_byte is None else self.linear_byte
 
     @property
     def token(self) -> Num:

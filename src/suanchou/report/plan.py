@@ -50,6 +50,13 @@ def _text(value: float, unit: str) -> str:
     return fmt(value, unit, lang=language())
 
 
+def _interval(found: Estimate, unit: str) -> str:
+    """A value with the interval that nine in ten lie in."""
+    if found.low is None or found.high is None:
+        return _text(found.value, unit)
+    return f"{_text(found.value, unit)} ({_text(found.low, unit)} ... {_text(found.high, unit)})"
+
+
 def _share(value: float) -> str:
     return f"{100 * value:.1f} %"
 
@@ -96,7 +103,7 @@ def _plan_table(plan: Plan) -> Table:
     u = plan.estimate["utilisation"]
     rows = [
         *_layout(plan.strategy, plan.problem.work.dtype),
-        (_("step time"), _text(plan.step_s, "s")),
+        (_("step time"), _interval(plan.estimate["step"], "s")),
         (_("MFU / HFU"), f"{_share(u['mfu'].value)} / {_share(u['hfu'].value)}"),
         (_("tokens per second and accelerator"), f"{u['token_rate'].value:,.0f}"),
         (_("wall time"), _text(plan.estimate["time"].value, "s")),

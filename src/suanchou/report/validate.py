@@ -85,40 +85,30 @@ def _by_table(part: RunSet, by: By) -> Table:
     )
 
 
-def _null_table(board: Board) -> Table:
-    """The model beside the null model: in-sample, and with the run's own source left out."""
+def _honest_table(board: Board, against: str | None) -> Table:
+    """Constants fitted on all runs, constants that never saw the run's source, and the null model both ways."""
     rows = []
     for part in board.sets:
-        for name, words in _PARTS[:2]:
-            members = part.part(name)
-            if name == "complete" and members == part.part("trusted"):
+        for which, words in _PARTS[:2]:
+            members = part.part(which)
+            if not members or (which == "complete" and members == part.part("trusted")):
                 continue
-            found, seen, out = part.score(members), part.null_quantiles(members), part.null_quantiles(members, out=True)
-            pairs = (found.median_abs_frac, found.p90_abs_frac), seen or (None, None), out or (None, None)
+            found, out = part.score(members), part.score(part.held_out_rows(members))
+            pairs = [(found.median_abs_frac, found.p90_abs_frac), (out.median_abs_frac, out.p90_abs_frac)]
+            if against:
+                pairs += [part.null_quantiles(members, out=left) or (None, None) for left in (False, True)]
             rows.append((f"{_short(part)} {words}", *(_percent(value) for pair in pairs for value in pair)))
-        ours, theirs = part.macro
-        rows.append(
-            (
-                _("{set} macro-average").format(set=_short(part)),
-                _percent(ours),
-                "",
-                _percent(theirs),
-                "",
-                "",
-                "",
-            )
+    names = [N_("on all"), N_("left out")]
+    names += [N_("null"), N_("null, others")] if against else []
+    columns = [Column(name=N_("set"), align="left", whole=True)]
+    for name in names:
+        columns += [Column(name=name, unit="%"), Column(name="P90", unit="%")]
+    note = N_("Left out: every source is predicted by constants that were fitted without it.")
+    if against:
+        note = N_(
+            "Left out: by constants fitted without the source. The null model knows one median rate per accelerator and type."
         )
-    columns = (
-        Column(name=N_("set"), align="left", whole=True),
-        Column(name=N_("ours, median"), unit="%"),
-        Column(name="P90", unit="%"),
-        Column(name=N_("null, median"), unit="%"),
-        Column(name="P90", unit="%"),
-        Column(name=N_("null, other sources"), unit="%"),
-        Column(name="P90", unit="%"),
-    )
-    note = N_("The null model knows the median rate of the accelerator and data type; then of other sources only.")
-    return Table(title=N_("Against the null model"), columns=columns, rows=tuple(rows), note=note)
+    return Table(title=N_("Fitted constants"), columns=tuple(columns), rows=tuple(rows), note=note)
 
 
 def _group_table(title: str, groups: Sequence[Group]) -> Table:
@@ -194,6 +184,8 @@ def causes(p: Prediction) -> dict[str, float]:
         "gradient_reduce": float(step.gradient_reduce),
         "updated_weights": float(step.parameter_gather),
         "optimizer": float(step.optimizer),
+        "straggler": float(step.straggler),
+        "host_step": float(step.host_step),
     }
     return {name: value / total for name, value in parts.items() if value}
 
@@ -209,7 +201,7 @@ def _reason(p: Prediction) -> str:
     return f"assumed: {', '.join(p.laid.assumed)}" if p.laid.assumed else ""
 
 
-def _row(p: Prediction, interval: tuple[float, float] | None) -> dict[str, Any]:
+def _row(p: Prediction, held_out: Prediction, interval: tuple[float, float] | None) -> dict[str, Any]:
     low, high = interval or (None, None)
     return {
         "run_id": p.run.run_id,
@@ -222,6 +214,7 @@ def _row(p: Prediction, interval: tuple[float, float] | None) -> dict[str, Any]:
         "low": low,
         "high": high,
         "error_frac": p.error_frac,
+        "held_out_error_frac": held_out.error_frac,
         "status": p.status,
         "reason": _reason(p),
     }
@@ -249,6 +242,10 @@ def _set(part: RunSet, by: By | None) -> dict[str, Any]:
         out[name] = as_dict(part.score(part.part(name)))
         members = part.part(name)
         seen, left_out = part.null_quantiles(members), part.null_quantiles(members, out=True)
+        unseen = part.score(part.held_out_rows(members))
+        out[name]["held_out_median_abs_frac"] = unseen.median_abs_frac
+        out[name]["held_out_p90_abs_frac"] = unseen.p90_abs_frac
+        out[name]["held_out_bias_frac"] = unseen.bias_frac
         out[name]["null_p90_abs_frac"] = seen and seen[1]
         out[name]["null_other_sources_median_abs_frac"] = left_out and left_out[0]
         out[name]["null_other_sources_p90_abs_frac"] = left_out and left_out[1]
@@ -263,7 +260,9 @@ def _result(board: Board, by: By | None) -> dict[str, Any]:
     first = board.sets[0]
     return {
         "summary": as_dict(first.score(first.part("trusted"))),
-        "rows": [_row(p, part.intervals.get(p.run.run_id)) for part in board.sets for p in part.rows],
+        "rows": [
+            _row(p, part.held_out[p.run.run_id], part.intervals.get(p.run.run_id)) for part in board.sets for p in part.rows
+        ],
         "sets": {part.name: _set(part, by) for part in board.sets},
         "detail": {p.run.run_id: _detail(p) for p in board.rows},
     }
@@ -293,7 +292,7 @@ def validation_report(board: Board, *, inputs: Mapping[str, Any], by: By | None 
     ``summary`` in the JSON answer is that of trust A and B of the first set; ``sets`` holds the others.
     """
     tables = [_board_table(board)]
-    tables += [_null_table(board)] if against else []
+    tables.append(_honest_table(board, against))
     if by is not None:
         tables += [_by_table(part, by) for part in board.sets]
     memory, refused = _memory_table(board), _refused_table(board)

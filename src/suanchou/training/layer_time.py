@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from suanchou.cost.kernels import kernels_s
+from suanchou.cost.kernels import element_byte, kernels_s
 from suanchou.model.architecture import MLP, Layer, MoE
 from suanchou.model.layer_operators import (
     embedding_backward,
@@ -56,6 +56,17 @@ def _seconds(problem: Problem, ops: tuple[Operator, ...], s: Strategy, phase: st
     return np.where(fp8, fast, plain)
 
 
+def _gathered_frac(problem: Problem, s: Strategy) -> Num:
+    """Share of the volume of a reduce-scatter and all-gather that is left where the gather carries the narrower type.
+
+    With SP the linear layer gathers its input. Stacks that quantise first send what the product reads.
+    """
+    if not problem.stack.narrow_gather:
+        return 1.0
+    narrow = element_byte(problem.work.low_dtype) / element_byte(problem.work.dtype)
+    return np.where((np.asarray(s.fp8) > 0) & (np.asarray(s.sp) > 0), (1.0 + narrow) / 2.0, 1.0)
+
+
 def _unneeded(layer: Layer) -> tuple[str, ...]:
     """Kernels at the end of a layer whose result no gradient of the layer needs.
 
@@ -81,7 +92,8 @@ def layer_time(problem: Problem, s: Strategy) -> LayerTime:
     sums: dict[str, Num] = dict.fromkeys(LayerTime._fields, 0.0)
     tp_group = problem.group(s.tp, 1.0)
     residual_byte = shape.token * d * shape.element_byte
-    reduce_s = problem.fabric.all_reduce_s(residual_byte, tp_group) * (1.0 - stack.overlap_tensor_parallel)
+    reduce_s = problem.fabric.all_reduce_s(residual_byte * _gathered_frac(problem, s), tp_group)
+    reduce_s = reduce_s * (1.0 - stack.overlap_tensor_parallel)
     for kind in problem.kinds:
         layer, share = kind.layer, kind.share
         forward = problem.forward(layer, shape)

@@ -139,7 +139,7 @@ def stage_memory(problem: Problem, s: Strategy, acts: ActivationTable, stage: st
     n_dense, n_expert = shard_count(problem, s, expert=False), shard_count(problem, s, expert=True)
     z = np.asarray(s.zero)
 
-    def state(byte: float, from_zero: int) -> Num:
+    def state(byte: Num, from_zero: int) -> Num:
         split_dense = np.where(z >= from_zero, n_dense, 1.0)
         split_expert = np.where(z >= from_zero, n_expert, 1.0)
         return byte * (dense / split_dense + expert / split_expert)
@@ -157,7 +157,7 @@ def stage_memory(problem: Problem, s: Strategy, acts: ActivationTable, stage: st
     head = np.where(single | (stage == "last"), acts.head, 0.0)
     optimizer = state(stack.optimizer_byte * problem.trained_frac, 1) * (1.0 - s.offload_optimizer)
     weight, gradient = (
-        state(stack.weight_byte, 3) * (1.0 - s.offload_weight),
+        state(problem.weight_byte(s), 3) * (1.0 - s.offload_weight),
         state(stack.gradient_byte * problem.trained_frac, 2),
     )
     activation = per_layer * on_device + recompute_work + embedding

@@ -10,15 +10,16 @@ from typing import NamedTuple
 
 import numpy as np
 
+from suanchou.cost.spread import outside
 from suanchou.errors import Infeasible
 from suanchou.estimate import Estimate
-from suanchou.i18n import _
+from suanchou.i18n import N_, _
 from suanchou.machine import training_dtype
 from suanchou.machine.cluster import Cluster
 from suanchou.model.architecture import Architecture
 from suanchou.model.parameters import parameter_count
 from suanchou.training.explain import step_parts, verdict
-from suanchou.training.price import price, tables_of
+from suanchou.training.price import family_of, price, tables_of
 from suanchou.training.problem import Problem
 from suanchou.training.run import run_estimates
 from suanchou.training.search import Candidate, Found, search
@@ -326,9 +327,25 @@ def _assumptions(problem: Problem, run: Iterable[Estimate], q: _Question) -> tup
     return tuple(out)
 
 
+_OUTSIDE = {
+    "family": N_("no published run is on this family of accelerators: the interval is that of other such families"),
+    "n_rank": N_("{value:,.0f} ranks are more than any published run has ({largest:,.0f}): the interval may be too narrow"),
+    "seq": N_("{value:,.0f} tokens are longer than any published run ({largest:,.0f}): the interval may be too narrow"),
+    "parameter": N_(
+        "the model is larger than that of any published run ({largest:.3g} parameters): the interval may be too narrow"
+    ),
+}
+
+
+def _outside(problem: Problem) -> list[str]:
+    """Where the plan leaves what published runs cover."""
+    work, n_rank = problem.work, problem.cluster.n_accelerator
+    found = outside(family_of(problem), n_rank, work.seq, float(parameter_count(work.arch)))
+    return [_(_OUTSIDE[name]).format(value=value, largest=largest) for name, value, largest in found]
+
+
 def _warnings(problem: Problem, found: Found) -> tuple[str, ...]:
     out = [
-        _("the cost model is a first version: suanchou validate shows how far it is off; compare plans, do not trust seconds"),
         *problem.cluster.warnings,
     ]
     if problem.work.arch.vision is not None:
@@ -340,6 +357,7 @@ def _warnings(problem: Problem, found: Found) -> tuple[str, ...]:
                 family=problem.accelerator.family, names=", ".join(missing)
             )
         )
+    out += _outside(problem)
     if found.interrupted:
         out.append(_("the search was interrupted: this is the best plan so far"))
     return tuple(dict.fromkeys(out))

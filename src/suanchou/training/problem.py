@@ -9,6 +9,8 @@ import numpy as np
 
 from suanchou.cost.collectives import Fabric, Members, fabric, members
 from suanchou.cost.efficiency import Efficiency, efficiency
+from suanchou.cost.fitted import Factors
+from suanchou.cost.kernels import element_byte
 from suanchou.errors import Infeasible, MissingData
 from suanchou.machine.accelerator import Accelerator
 from suanchou.machine.cluster import Cluster, Node
@@ -55,11 +57,12 @@ class LayerKind:
 
 @dataclass(frozen=True)
 class Problem:
-    """Everything that is given; a Strategy is what is chosen."""
+    """Everything that is given; a Strategy is what is chosen. ``factors``: other fitted factors than those of all runs."""
 
     work: Workload
     cluster: Cluster
     stack: Stack
+    factors: Factors | None = None
 
     def __post_init__(self) -> None:
         if len(self.cluster.groups) != 1:
@@ -83,7 +86,7 @@ class Problem:
     @cached_property
     def eff(self) -> Efficiency:
         """Efficiency of the accelerator's family."""
-        return efficiency(self.accelerator).with_attention(self.stack.attention_kernel)
+        return efficiency(self.accelerator, self.factors).with_attention(self.stack.attention_kernel)
 
     @cached_property
     def fabric(self) -> Fabric:
@@ -176,6 +179,9 @@ class Problem:
             dropout=self.stack.dropout,
             accumulate_fused=self.stack.accumulate_fused,
             loss=self.stack.loss,  # type: ignore[arg-type]  # one of three words, checked by the data tests
+            linear_byte=self._kept_byte(s, "linear", "all"),
+            activation_byte=self._kept_byte(s, "all"),
+            frozen=self.work.adapter_rank > 0,
         )
 
     def paced(self, s: Strategy) -> Num:
@@ -188,6 +194,22 @@ class Problem:
         if domain.topology == "torus":
             return np.ceil(np.asarray(s.n_rank, dtype=float) / domain.size)
         return s.n_rank
+
+    def _kept_byte(self, s: Strategy, *words: str) -> Num | None:
+        """Bytes of an element kept for backward: of the lower type where linear layers run in it and the stack says so."""
+        if self.stack.narrow_activations not in words:
+            return None
+        return np.where(np.asarray(s.fp8) > 0, element_byte(self.work.low_dtype), element_byte(self.work.dtype))
+
+    def weight_byte(self, s: Strategy) -> Num:
+        """Bytes of a parameter as it stays on the device: frozen weights in the lower type where the stack stores them so.
+
+        Embedding and head are few and counted alike.
+        """
+        stack = self.stack
+        if not (self.work.adapter_rank and stack.narrow_frozen_weights):
+            return stack.weight_byte
+        return np.where(np.asarray(s.fp8) > 0, element_byte(self.work.low_dtype), stack.weight_byte)
 
     def group(self, size: Num, stride: Num) -> Members:
         """Members of a communicator on this machine."""

@@ -9,9 +9,10 @@ from typing import Any
 
 from suanchou.catalog import catalogue
 from suanchou.catalog.records import Cell
+from suanchou.cost.fitted import Factors, fitted_factors
 from suanchou.errors import SpecError
 
-__all__ = ["Stack", "default_stack", "stack"]
+__all__ = ["Stack", "default_stack", "lineage", "stack"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -19,7 +20,10 @@ class Stack:
     """A software stack.
 
     Bytes are per parameter; ``overlap_*`` is the share of a communication that may hide behind compute. ``sources`` gives for
-    every field its evidence grade and source.
+    every field its evidence grade and source. ``narrow_activations`` says what is kept for backward in a narrower type where
+    linear layers run in one: ``none``, their inputs (``linear``), or those of activation functions as well (``all``);
+    ``narrow_frozen_weights``: weights that are not trained are stored in it; ``narrow_gather``: sequence parallelism gathers
+    the inputs of linear layers in it.
     """
 
     name: str
@@ -48,14 +52,17 @@ class Stack:
     dropout: bool
     host_layer_s: float
     host_step_s: float
+    narrow_activations: str
+    narrow_frozen_weights: bool
+    narrow_gather: bool
     recompute_last: bool
     accumulate_fused: bool
     fused_norm: bool
     sources: Mapping[str, str]
 
 
-def _cells(name: str) -> dict[str, Cell]:
-    """The stack's own cells over those it inherits.
+def _cells(name: str) -> tuple[dict[str, Cell], tuple[str, ...]]:
+    """The stack's own cells over those it inherits, and the names it goes by: its own and those of its parents but the root.
 
     Raises
     ------
@@ -71,17 +78,28 @@ def _cells(name: str) -> dict[str, Cell]:
         seen.append(record.id)
         found = {**record.cells, **found}
         parent = record.text("inherits") or None
-    return found
+    return found, tuple(seen[: max(1, len(seen) - 1)])
 
 
-def stack(name: str) -> Stack:
-    """The stack of this name.
+def lineage(name: str) -> tuple[str, ...]:
+    """The names under which fitted factors hold for a stack: its own and those of its parents but the root.
+
+    Raises
+    ------
+    SpecError : unknown name.
+    """
+    return _cells(name)[1]
+
+
+def stack(name: str, factors: Factors | None = None) -> Stack:
+    """The stack of this name, its performance constants moved by ``factors``: those fitted to published runs unless given.
 
     Raises
     ------
     SpecError : unknown name, or a stack that lacks a value.
     """
-    cells = _cells(name)
+    cells, lineage = _cells(name)
+    factors = factors or fitted_factors()
     values: dict[str, Any] = {"name": catalogue().get("stacks", name).id, "title": str(cells["title"].value)}
     sources = {}
     for item in fields(Stack):
@@ -90,8 +108,13 @@ def stack(name: str) -> Stack:
         if item.name not in cells:
             raise SpecError(f"stack {name!r} has no {item.name}", where="stacks.yaml", hint="give it, or inherit another stack")
         cell = cells[item.name]
-        values[item.name] = _VALUE.get(item.name, float)(cell.value)
+        value = _VALUE.get(item.name, float)(cell.value)
         sources[item.name] = f"{cell.source} [{cell.grade}]"
+        factor = factors.of("stack", lineage, item.name)
+        if not (isinstance(factor, float) and factor == 1.0):
+            value = value * factor
+            sources[item.name] += "; moved by a fit to published runs"
+        values[item.name] = value
     return Stack(**values, sources=sources)
 
 
@@ -101,6 +124,9 @@ _VALUE: Mapping[str, Callable[[Any], Any]] = {
     "loss": str,
     "fused": bool,
     "dropout": bool,
+    "narrow_activations": str,
+    "narrow_frozen_weights": bool,
+    "narrow_gather": bool,
     "recompute_last": bool,
     "accumulate_fused": bool,
     "fused_norm": bool,

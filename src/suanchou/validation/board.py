@@ -9,6 +9,7 @@ from typing import Literal
 
 import numpy as np
 
+from suanchou.cost.fitted import fitted_factors
 from suanchou.validation.interval import intervals
 from suanchou.validation.null import null_errors
 from suanchou.validation.predict import Prediction, predict
@@ -41,12 +42,13 @@ class MemoryScore:
 class RunSet:
     """One set of runs: trust A and B together, those of them with complete layouts, and C apart.
 
-    ``null`` and ``null_out`` are the null model's errors by run, in-sample and with the run's own source left out;
-    ``groups`` the plan groups; ``spearman`` the rank correlation of step times within (source, accelerator), if five or more.
+    ``rows`` are predicted by constants fitted on all open runs, ``held_out`` by constants that never saw the run's source.
+    ``null`` and ``null_out`` are the null model's errors by run, in-sample and with the run's own source left out.
     """
 
     name: str
     rows: tuple[Prediction, ...]
+    held_out: Mapping[str, Prediction]
     null: Mapping[str, float]
     null_out: Mapping[str, float]
     intervals: Mapping[str, tuple[float, float]]
@@ -61,6 +63,10 @@ class RunSet:
     def score(self, rows: Sequence[Prediction]) -> Summary:
         """Score some of the rows."""
         return summary(rows, self.null, self.intervals)
+
+    def held_out_rows(self, rows: Sequence[Prediction]) -> tuple[Prediction, ...]:
+        """The same runs, each predicted by constants fitted without its source."""
+        return tuple(self.held_out[p.run.run_id] for p in rows)
 
     def null_quantiles(self, rows: Sequence[Prediction], *, out: bool = False) -> tuple[float, float] | None:
         """Median and 90th percentile of the null model's absolute error."""
@@ -137,40 +143,41 @@ def memory_error(p: Prediction) -> float | None:
     return predicted * p.laid.unit / (p.run.memory_gb * unit) - 1.0
 
 
-def _judged(name: str, rows: Sequence[Prediction], calibration: Sequence[Prediction]) -> RunSet:
+def _judged(name: str, rows: Sequence[Prediction], held_out: Sequence[Prediction]) -> RunSet:
     return RunSet(
         name=name,
         rows=tuple(rows),
+        held_out={p.run.run_id: p for p in held_out},
         null=null_errors(rows),
         null_out=null_errors(rows, leave_source_out=True),
-        intervals=intervals(rows, calibration),
+        intervals=intervals(held_out),
     )
 
 
 def validate(paths: Sequence[Path] = (), *, progress: Callable[[int, int], None] | None = None) -> Board:
     """Predict every run of the files, or of the open data in the package, and score the predictions.
 
-    Intervals are calibrated on the wide open set, whatever is judged. ``progress(done, total)`` is called after every run.
+    Every run is predicted twice: by the constants fitted on all open runs, and by those fitted without its source (the same
+    for a source that the open data does not have). Intervals lie round the latter. ``progress(done, total)`` is called after
+    every prediction.
 
     Raises
     ------
     SpecError : a file that cannot be read.
     """
     sets = [(str(path), read_runs((path,))) for path in paths] or [(name, open_runs(name)) for name in OPEN_SETS]
-    calibration = sets[0][1] if not paths else open_runs(OPEN_SETS[0])
-    total = sum(len(runs) for _, runs in sets) + (len(calibration) if paths else 0)
+    total = 2 * sum(len(runs) for _, runs in sets)
     done = 0
 
-    def predicted(runs: Iterable[Run]) -> list[Prediction]:
+    def predicted(runs: Iterable[Run], *, held_out: bool = False) -> list[Prediction]:
         nonlocal done
         found = []
         for run in runs:
-            found.append(predict(run))
+            found.append(predict(run, fitted_factors(run.source) if held_out else None))
             done += 1
             if progress:
                 progress(done, total)
         return found
 
-    rows = [(name, predicted(runs)) for name, runs in sets]
-    base = predicted(calibration) if paths else rows[0][1]
-    return Board(sets=tuple(_judged(name, found, base) for name, found in rows))
+    rows = [(name, predicted(runs), predicted(runs, held_out=True)) for name, runs in sets]
+    return Board(sets=tuple(_judged(name, found, held_out) for name, found, held_out in rows))

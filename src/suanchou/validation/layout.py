@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from suanchou.cost.fitted import Factors
 from suanchou.errors import SpecError
 from suanchou.model.operators import Num
 from suanchou.model.parameters import parameter_count
@@ -29,8 +30,10 @@ from suanchou.validation.setup import architecture_of, machine_of, ranks_per_uni
 __all__ = ["Laid", "Priced", "lay_out"]
 
 _MOST_MICRO_BATCH = 16
-_EIGHTHS = tuple((i / 8, 0) for i in range(1, 9))
-_LADDER = ((0.0, 0), (0.0, 1), *_EIGHTHS)
+_EIGHTHS = tuple((i / 8, 0, 0) for i in range(1, 9))
+_LADDER = ((0.0, 0, 0), (0.0, 1, 0), *_EIGHTHS)
+_OFFLOADED = (0.0, 0, 1)
+"""What may be computed again: share of the layers, attention cores; and whether activations go to the host."""
 
 
 class Priced(NamedTuple):
@@ -53,8 +56,8 @@ class Laid:
     assumed: tuple[str, ...]
 
 
-def lay_out(run: Run) -> Laid:
-    """Model, machine, stack and strategy of a run, priced.
+def lay_out(run: Run, factors: Factors | None = None) -> Laid:
+    """Model, machine, stack and strategy of a run, priced with the fitted ``factors`` (those of all runs unless given).
 
     Raises
     ------
@@ -89,7 +92,7 @@ def lay_out(run: Run) -> Laid:
         adapter_rank=_adapter_rank(run, int(defaults["adapter_rank"]["value"])),
         expert_capacity=_capacity(run),
     )
-    problem = Problem(work=work, cluster=machine, stack=_stack(run, usual))
+    problem = Problem(work=work, cluster=machine, stack=_stack(run, usual, factors), factors=factors)
     candidates = _candidates(problem, run, usual, fp8=types.linear is not None, assumed=assumed)
     strategy, priced = _quickest(problem, candidates)
     return Laid(
@@ -97,9 +100,9 @@ def lay_out(run: Run) -> Laid:
     )
 
 
-def _stack(run: Run, usual: Framework) -> Stack:
+def _stack(run: Run, usual: Framework, factors: Factors | None) -> Stack:
     """The framework's stack with the attention kernel that the row states."""
-    found = replace(stack_named(usual.stack), **switches(run))  # type: ignore[arg-type]  # numbers, by the policy's words
+    found = replace(stack_named(usual.stack, factors), **switches(run))  # type: ignore[arg-type]  # numbers, by the policy's words
     if not run.attention_kernel:
         return found
     words = run.attention_kernel.casefold()
@@ -166,10 +169,12 @@ def _candidates(problem: Problem, run: Run, usual: Framework, *, fp8: bool, assu
         ulysses=np.where(np.asarray(layout.cp) > 1, ulysses, 0),
         fp8=np.full(np.asarray(layout.tp).shape, int(fp8)),
     )
-    again = recompute(run)
+    stated = recompute(run)
+    again = None if stated is None else (*stated, 0)
     if again is None:
         assumed.append("recompute")
-    return _crossed(layout, (again,) if again is not None else _LADDER, zero_stage=stage, shard_domain=within)
+    rungs = (again,) if again is not None else (*_LADDER, _OFFLOADED) if usual.offload and stage >= 3 else _LADDER
+    return _crossed(layout, rungs, zero_stage=stage, shard_domain=within)
 
 
 def _stated(work: Workload, n_rank: int, run: Run, pinned: dict[str, int | None], usual: Framework) -> Strategy:
@@ -224,19 +229,19 @@ def _searched(problem: Problem, n_rank: int, run: Run, pinned: dict[str, int | N
     return Strategy(**{name: np.asarray(getattr(found, name))[keep] for name in LAYOUT_FIELDS})
 
 
-def _crossed(layout: Strategy, again: tuple[tuple[float, int], ...], *, zero_stage: int, shard_domain: int) -> Strategy:
-    """Layouts crossed with what may be recomputed."""
+def _crossed(layout: Strategy, again: tuple[tuple[float, int, int], ...], *, zero_stage: int, shard_domain: int) -> Strategy:
+    """Layouts crossed with what may be recomputed or offloaded."""
     n, k = np.asarray(layout.tp).shape[0], len(again)
     columns: dict[str, Any] = {name: np.repeat(np.asarray(getattr(layout, name), dtype=float), k) for name in LAYOUT_FIELDS}
     return Strategy(
         **columns,
         zero=np.full(n * k, zero_stage),
         shard_domain=np.full(n * k, shard_domain if zero_stage else 0),
-        full_frac=np.tile(np.array([full for full, _ in again]), n),
-        selective=np.tile(np.array([selective for _, selective in again]), n),
+        full_frac=np.tile(np.array([full for full, _, _ in again]), n),
+        selective=np.tile(np.array([selective for _, selective, _ in again]), n),
         offload_weight=np.zeros(n * k),
         offload_optimizer=np.zeros(n * k),
-        offload_activation=np.zeros(n * k),
+        offload_activation=np.tile(np.array([away for _, _, away in again]), n),
     )
 
 

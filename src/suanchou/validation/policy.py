@@ -21,13 +21,15 @@ class Framework:
     """The software stack of a run, and what it does where the row is silent.
 
     ``zero`` and ``sp``: ZeRO stage, and whether SP goes with TP. ``interleaved``, ``stages``: whether stages are cut in chunks,
-    and layers in stages. ``accumulates``: whether a replica's batch is cut in micro-batches.
+    and layers in stages. ``accumulates``: whether a replica's batch is cut in micro-batches. ``offload``: whether activations
+    may go to the host.
     """
 
     stack: str
     zero: int
     sp: int
     interleaved: bool
+    offload: bool
     stages: bool
     accumulates: bool
 
@@ -66,6 +68,7 @@ def framework(name: str, sharding: str) -> Framework:
                 zero=int(entry["zero"]),
                 sp=int(entry["sp"]),
                 interleaved=bool(entry.get("interleaved", False)),
+                offload=bool(entry.get("offload", False)),
                 stages=bool(entry.get("stages", True)),
                 accumulates=bool(entry.get("accumulates", True)),
             )

@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass
 from typing import Literal
 
+from suanchou.cost.fitted import Factors
 from suanchou.errors import SpecError, SuanchouError
 from suanchou.model.flop import executed_flop_per_token, flop_per_token
 from suanchou.validation.layout import Laid, lay_out
@@ -35,10 +36,10 @@ class Prediction:
     laid: Laid | None = None
 
 
-def predict(run: Run) -> Prediction:
-    """Price a run; an error that a user could act on becomes the reason why it is refused."""
+def predict(run: Run, factors: Factors | None = None) -> Prediction:
+    """Price a run, with other fitted ``factors`` if given; an error that a user could act on is the reason of a refusal."""
     try:
-        laid = lay_out(run)
+        laid = lay_out(run, factors)
         constant = scale(run, laid)
     except SuanchouError as error:
         reason = f"{error.what} ({error.hint})" if error.hint else error.what
