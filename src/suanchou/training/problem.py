@@ -187,8 +187,8 @@ class Problem:
     def paced(self, s: Strategy) -> Num:
         """Parts of the machine that keep their own pace and wait for each other once a step.
 
-        Accelerators; on a torus, whose chips exchange data in every layer, the slices: what a slice loses to its slowest chip is
-        part of the rate its kernels reach.
+        Accelerators; on a torus, whose chips exchange data in every layer, the slices: what a slice loses to its slowest chip
+        is part of the rate its kernels reach.
         """
         domain = self.node.scale_up
         if domain.topology == "torus":
