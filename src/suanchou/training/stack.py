@@ -19,10 +19,10 @@ class Stack:
     """A software stack.
 
     Bytes are per parameter; ``overlap_*`` is the share of a communication that may hide behind compute. ``sources`` gives for
-    every field its evidence grade and source. ``narrow_activations`` says what is kept for backward in a narrower type where linear
-    layers run in one: ``none``, their inputs (``linear``), or those of activation functions as well (``all``);
-    ``narrow_frozen_weights``: weights that are not trained are stored in it; ``narrow_gather``: sequence parallelism gathers the
-    inputs of linear layers in it.
+    every field its evidence grade and source. Where linear layers run in a narrower type: ``narrow_activations`` says what is
+    kept in it for backward, nothing (``none``), their inputs (``linear``), or those of activation functions as well (``all``);
+    ``narrow_frozen_weights``, whether weights that are not trained are stored in it; ``narrow_gather``, whether sequence
+    parallelism gathers their inputs in it.
     """
 
     name: str

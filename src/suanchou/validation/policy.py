@@ -18,7 +18,10 @@ __all__ = ["Framework", "Precision", "framework", "notes", "policy", "precision"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Framework:
-    """The software stack of a run, and what it does where the row is silent: ZeRO stage, SP with TP, interleaved chunks, activations on the host."""
+    """The software stack of a run, and what it does where the row is silent.
+
+    That is the ZeRO stage, SP with TP, interleaved chunks, and activations on the host.
+    """
 
     stack: str
     zero: int
