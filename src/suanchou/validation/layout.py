@@ -73,7 +73,7 @@ def lay_out(run: Run) -> Laid:
 
     units = known(run.accelerators, "accelerators", int(defaults["accelerators"]["value"]))
     seq = known(run.seq_len, "sequence", int(defaults["sequence"]["value"]))
-    usual = framework(run.framework, run.zero)
+    usual = framework(run.framework, run.zero, run.source)
     types = precision(run)
     arch = architecture_of(run)
     machine = machine_of(run, units)

@@ -54,11 +54,14 @@ def _matching(section: str, text: str, key: str = "pattern") -> Mapping[str, Any
 
 
 @cache
-def framework(name: str, sharding: str) -> Framework:
-    """The first entry whose patterns fit both the framework and the sharding column."""
+def framework(name: str, sharding: str, source: str = "") -> Framework:
+    """The first entry whose patterns fit the framework, the sharding column and who published the run."""
     for entry in policy()["frameworks"]:
-        fits_sharding = fnmatchcase(sharding.casefold(), str(entry.get("sharding", "*")).casefold())
-        if fits_sharding and fnmatchcase(name.casefold(), entry["framework"].casefold()):
+        fits = all(
+            fnmatchcase(text.casefold(), str(entry.get(key, "*")).casefold())
+            for key, text in (("sharding", sharding), ("published", source))
+        )
+        if fits and fnmatchcase(name.casefold(), entry["framework"].casefold()):
             return Framework(
                 stack=entry["stack"],
                 zero=int(entry["zero"]),
