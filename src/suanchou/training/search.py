@@ -23,7 +23,7 @@ from suanchou.training.problem import Problem
 from suanchou.training.strategy import LAYOUT_FIELDS, Options, Strategy, layouts
 from suanchou.training.time import step_time
 
-__all__ = ["TIE_FRAC", "Candidate", "Found", "Tables", "high_memory", "lower_bound_s", "peak_memory", "search", "tables"]
+__all__ = ["TIE_FRAC", "Candidate", "Found", "Tables", "lower_bound_s", "needed_memory", "peak_memory", "search", "tables"]
 
 CHUNK = 400_000
 """Candidates priced at once: about twenty arrays of this length live at the same time."""
@@ -100,9 +100,9 @@ def peak_memory(problem: Problem, s: Strategy, acts: ActivationTable) -> Num:
     return _fullest(stage_memory(problem, s, acts, stage).total for stage in STAGES)
 
 
-def high_memory(problem: Problem, s: Strategy, acts: ActivationTable) -> Num:
-    """Memory of the fullest stage with the allocator at its worst: what must fit."""
-    return _fullest(stage_memory(problem, s, acts, stage).high(problem.stack) for stage in STAGES)
+def needed_memory(problem: Problem, s: Strategy, acts: ActivationTable) -> Num:
+    """Memory of the fullest stage once the allocator has given back what it can: what must fit."""
+    return _fullest(stage_memory(problem, s, acts, stage).needed(problem.stack) for stage in STAGES)
 
 
 def _fullest(stages: Iterable[Num]) -> Num:
@@ -139,7 +139,7 @@ def _price(problem: Problem, layout: Strategy, table: Tables, options: Options, 
     s = options.cross(layout)
     n = np.asarray(layout.tp).shape[0]
     shape = (n, *options.shape)
-    fits = np.broadcast_to(high_memory(problem, s, table.activation) <= problem.memory_byte, shape)
+    fits = np.broadcast_to(needed_memory(problem, s, table.activation) <= problem.memory_byte, shape)
     refused[N_("needs more memory than the accelerator has")] += int(fits.size - np.count_nonzero(fits))
     if options.offload_optimizer.any() and problem.node.host_memory_byte is not None:
         host = np.broadcast_to(host_byte(problem, s, table.activation) <= problem.node.host_memory_byte, shape)

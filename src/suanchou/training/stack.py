@@ -18,8 +18,12 @@ __all__ = ["Stack", "default_stack", "stack"]
 class Stack:
     """A software stack.
 
-    Bytes are per parameter; ``overlap_*`` is the share of a communication that may hide behind compute. ``sources`` gives for
-    every field its evidence grade and source.
+    Bytes are per parameter; ``overlap_*`` is the share of a communication that may hide behind compute. ``activations`` names
+    what is kept for backward (:data:`suanchou.model.activations.STACKS`); ``loss_peak_byte`` is per logit, all copies that live
+    at once; ``placeholder``: whether buffers handed to autograd in place of weight gradients are ``kept``, ``freed`` or not
+    there (``none``); ``live_parameters`` is how many parameters ZeRO-3 keeps gathered; ``bucket_byte`` the flat buffers that
+    gradients are reduced through. ``allocator_*`` are shares of the tensors' bytes: expected, at worst, and what the allocator
+    cannot give back. ``sources`` gives for every field its evidence grade and source.
     """
 
     name: str
@@ -43,6 +47,12 @@ class Stack:
     communicator_byte: float
     allocator_frac: float
     allocator_high_frac: float
+    activations: str
+    loss_peak_byte: float
+    placeholder: str
+    live_parameters: float
+    bucket_byte: float
+    allocator_need_frac: float
     sources: Mapping[str, str]
 
 
@@ -89,6 +99,8 @@ def stack(name: str) -> Stack:
 
 _VALUE: Mapping[str, Callable[[Any], Any]] = {
     "attention": str,
+    "activations": str,
+    "placeholder": str,
     "fused": bool,
     "zero_stages": lambda text: tuple(json.loads(text)),
 }

@@ -13,7 +13,18 @@ from typing import Any
 from suanchou.errors import SpecError
 from suanchou.validation.runs import Run
 
-__all__ = ["Framework", "Precision", "framework", "notes", "policy", "precision", "recompute", "zero"]
+__all__ = [
+    "Framework",
+    "MemoryReported",
+    "Precision",
+    "framework",
+    "memory_reported",
+    "notes",
+    "policy",
+    "precision",
+    "recompute",
+    "zero",
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,6 +45,17 @@ class Precision:
     linear: str | None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MemoryReported:
+    """Whether a memory figure is the tensors' peak or all that is taken on the device; bytes of its unit."""
+
+    allocated: bool
+    unit_byte: float
+
+
+_UNIT_BYTE = {"GiB": 2.0**30, "GB": 1e9}
+
+
 @cache
 def policy() -> Mapping[str, Any]:
     """The whole data file."""
@@ -49,12 +71,16 @@ def _matching(section: str, text: str, key: str = "pattern") -> Mapping[str, Any
     return next((entry for entry in policy()[section] if fnmatchcase(wanted, str(entry[key]).casefold())), None)
 
 
+def _fits(text: str, pattern: object) -> bool:
+    return fnmatchcase(text.casefold(), str(pattern).casefold())
+
+
 @cache
-def framework(name: str, sharding: str) -> Framework:
-    """The first entry whose patterns fit both the framework and the sharding column."""
+def framework(name: str, sharding: str, notes: str = "") -> Framework:
+    """The first entry whose patterns fit the framework, the sharding column and the notes."""
     for entry in policy()["frameworks"]:
-        fits_sharding = fnmatchcase(sharding.casefold(), str(entry.get("sharding", "*")).casefold())
-        if fits_sharding and fnmatchcase(name.casefold(), entry["framework"].casefold()):
+        rest = _fits(sharding, entry.get("sharding", "*")) and _fits(notes, entry.get("notes", "*"))
+        if rest and _fits(name, entry["framework"]):
             return Framework(
                 stack=entry["stack"],
                 zero=int(entry["zero"]),
@@ -86,6 +112,14 @@ def recompute(run: Run) -> tuple[float, int] | None:
         return float(entry["full"]), int(entry["selective"])
     some, every = (int(part) for part in re.findall(r"\d+", run.recompute)[:2])
     return some / every, int(entry["selective"])
+
+
+def memory_reported(run: Run) -> MemoryReported:
+    """What the source's memory figure is, and in which unit: the first entry whose patterns fit the source and the notes."""
+    for entry in policy()["memory"]:
+        if _fits(run.source, entry.get("source", "*")) and _fits(run.notes, entry.get("notes", "*")):
+            return MemoryReported(allocated=entry["reports"] == "allocated", unit_byte=_UNIT_BYTE[entry["unit"]])
+    raise AssertionError("validation.yaml ends its memory figures with one that fits all")
 
 
 def zero(run: Run, usual: int) -> tuple[int, int]:
