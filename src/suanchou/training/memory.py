@@ -30,6 +30,7 @@ __all__ = [
     "host_byte",
     "shard_count",
     "stage_memory",
+    "stage_needed",
     "stage_parameters",
 ]
 
@@ -57,7 +58,9 @@ class Memory(NamedTuple):
     @property
     def allocated(self) -> Num:
         """Bytes of tensors: no allocator, communicators or runtime."""
-        return self.weight + self.gradient + self.optimizer + self.activation + self.head + self.working + self.gathered
+        # states and activations vary along different axes of a search: one addition of full size is enough
+        states = self.weight + self.gradient + self.optimizer + self.gathered
+        return states + (self.activation + (self.head + self.working))
 
     @property
     def total(self) -> Num:
@@ -65,11 +68,11 @@ class Memory(NamedTuple):
         return self._with(self.allocator)
 
     def _with(self, allocator: Num) -> Num:
-        return self.allocated + self.communicator + self.runtime + allocator
+        return self.allocated + (self.communicator + self.runtime) + allocator
 
     def needed(self, stack: Stack) -> Num:
         """Bytes without which the program runs out: the allocator has given back all it can."""
-        return self._with(stack.allocator_need_frac * self.allocated)
+        return (1.0 + stack.allocator_need_frac) * self.allocated + (self.communicator + self.runtime)
 
     def high(self, stack: Stack, memory_byte: float) -> Num:
         """Bytes taken on a device of ``memory_byte`` with the allocator at its worst."""
@@ -269,6 +272,19 @@ def stage_memory(problem: Problem, s: Strategy, acts: ActivationTable, stage: st
     backward pass of a layer, which recomputation makes whole again. Whatever is offloaded keeps two layers on the device, one
     in use, one under way.
     """
+    found = _tensors(problem, s, acts, stage)
+    stack, tensors = problem.stack, found.allocated
+    rest = tensors + (found.communicator + found.runtime)
+    return found._replace(allocator=_reserve(rest, tensors, problem.memory_byte, stack, stack.allocator_frac))
+
+
+def stage_needed(problem: Problem, s: Strategy, acts: ActivationTable, stage: str) -> Num:
+    """:meth:`Memory.needed` of one stage, without pricing what the allocator may hold beyond it."""
+    return _tensors(problem, s, acts, stage).needed(problem.stack)
+
+
+def _tensors(problem: Problem, s: Strategy, acts: ActivationTable, stage: str) -> Memory:
+    """:func:`stage_memory` with nothing held by the allocator."""
     stack = problem.stack
     dense, expert = stage_parameters(problem, s, stage)
     n_dense, n_expert = shard_count(problem, s, expert=False), shard_count(problem, s, expert=True)
@@ -300,22 +316,19 @@ def stage_memory(problem: Problem, s: Strategy, acts: ActivationTable, stage: st
     activation = per_layer * on_device + embedding
     head = np.where(at_last, acts.head, 0.0) + loss
     working = np.maximum(acts.working + again - loss, 0.0) + acts.placeholder
-    gathered = _gathered(problem, s, dense + expert, n_layer, stage)
+    gathered = _gathered(problem, s, dense + expert, n_layer)
     groups: Num = np.asarray(1.0)
     for degree in (s.tp, s.cp, s.pp, s.ep):
         groups = groups + np.where(np.asarray(degree) > 1, 1.0, 0.0)
     communicator = stack.communicator_byte * groups
-    used = weight + gradient + optimizer + activation + head + working + gathered
-    rest = used + communicator + stack.runtime_byte
-    reserve = _reserve(rest, used, problem.memory_byte, stack, stack.allocator_frac)
-    return Memory(weight, gradient, optimizer, activation, head, working, gathered, communicator, stack.runtime_byte, reserve)
+    return Memory(weight, gradient, optimizer, activation, head, working, gathered, communicator, stack.runtime_byte, 0.0)
 
 
-def _gathered(problem: Problem, s: Strategy, parameters: Num, n_layer: Num, stage: str) -> Num:
+def _gathered(problem: Problem, s: Strategy, parameters: Num, n_layer: Num) -> Num:
     """Weights and gradients that are whole for a moment although they are stored in shards or on the host.
 
-    ZeRO-3 gathers two layers, one in use and one under way, or as many parameters as the stack keeps alive; what lies outside
-    the layers stays gathered. Their gradients are whole until they are reduced, through a buffer of the stack's.
+    ZeRO-3 gathers two layers, one in use and one under way, or as many parameters as the stack keeps alive. A layer's
+    gradients are whole until they are reduced, through a buffer of the stack's.
     """
     stack, z = problem.stack, np.asarray(s.zero)
     layer = parameters / np.maximum(n_layer, 1.0)

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from suanchou.i18n import N_
 from suanchou.model.operators import Num
 from suanchou.training.layer_time import LayerTime, layer_time
-from suanchou.training.memory import STAGES, ActivationTable, activation_table, host_byte, stage_memory
+from suanchou.training.memory import STAGES, ActivationTable, activation_table, host_byte, stage_memory, stage_needed
 from suanchou.training.problem import Problem
 from suanchou.training.strategy import LAYOUT_FIELDS, Options, Strategy, layouts
 from suanchou.training.time import step_time
@@ -102,7 +102,7 @@ def peak_memory(problem: Problem, s: Strategy, acts: ActivationTable) -> Num:
 
 def needed_memory(problem: Problem, s: Strategy, acts: ActivationTable) -> Num:
     """Memory of the fullest stage once the allocator has given back what it can: what must fit."""
-    return _fullest(stage_memory(problem, s, acts, stage).needed(problem.stack) for stage in STAGES)
+    return _fullest(stage_needed(problem, s, acts, stage) for stage in STAGES)
 
 
 def _fullest(stages: Iterable[Num]) -> Num:
