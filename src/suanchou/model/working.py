@@ -42,7 +42,10 @@ def core_output_byte(layer: Layer, shape: Shape) -> Num:
 
 
 def _mixer_working(layer: Layer, shape: Shape, stack: Stack) -> Num:
-    """Gradients of the core's inputs and output, as the kernel writes them and as the projections read them."""
+    """Gradients of the core's inputs and output, as the kernel writes them and as the projections read them.
+
+    Eager attention is fullest at the softmax: the gradients of its input and output.
+    """
     e, token, mixer = shape.element_byte, shape.token, layer.mixer
     if isinstance(mixer, Attention):
         heads, kv_heads = mixer.n_head / shape.tp, kv_head_per_rank(mixer.n_kv_head, shape.tp)
@@ -60,7 +63,7 @@ def _mixer_working(layer: Layer, shape: Shape, stack: Stack) -> Num:
     found = 2.0 * e * token * (inputs + _heads_out(layer, shape))
     if shape.attention == "eager":
         fp32 = 4.0 if stack.softmax_fp32 and not stack.fused else 0.0
-        found = found + (2.0 * e + fp32) * token * heads * key
+        found = maximum(found, token * heads * (2.0 * e + fp32) * key)
     return found
 
 
@@ -72,7 +75,7 @@ def layer_working_byte(layer: Layer, d_model: int, shape: Shape, *, stack: Stack
     sequence parallelism gathers it, that of the whole sequence; for experts, the gradient of the rows they got.
     """
     e = shape.element_byte
-    streams = e * d_model * (shape.token_sp + shape.token)
+    streams = e * d_model * (shape.token_sp + shape.sp * shape.token)
     inner: Num = 0.0
     if isinstance(layer.ffn, MLP):
         inner = e * shape.token * layer.ffn.d_ff / shape.tp * (2.0 if layer.ffn.gated else 1.0)

@@ -66,7 +66,7 @@ class Tables(NamedTuple):
 
 
 def tables(problem: Problem, layout: Strategy) -> Tables:
-    """Price the layers of 1-D ``layout``; layouts that differ only in stages share the work."""
+    """Price the layers of 1-D ``layout``; layouts that differ only in stages share the work on a layer's time."""
     key = np.stack([np.asarray(getattr(layout, name), dtype=float) for name in LAYER_KEY])
     unique, where = np.unique(key, axis=1, return_inverse=True)
     distinct = Strategy(**dict(zip(LAYER_KEY, unique, strict=True)))
@@ -75,8 +75,9 @@ def tables(problem: Problem, layout: Strategy) -> Tables:
         return np.broadcast_to(np.asarray(values, dtype=float), (unique.shape[1],))[where.ravel()]
 
     times = layer_time(problem, distinct)
-    acts = activation_table(problem, distinct)
-    return Tables(LayerTime(*map(spread, times)), ActivationTable(*map(spread, acts)))
+    whole = np.asarray(layout.tp).shape
+    acts = (np.broadcast_to(np.asarray(values, dtype=float), whole) for values in activation_table(problem, layout))
+    return Tables(LayerTime(*map(spread, times)), ActivationTable(*acts))
 
 
 def _rows(table: Tables, chosen: NDArray[np.intp]) -> Tables:
