@@ -16,7 +16,7 @@ from suanchou.training.explain import explain_memory, explain_step
 from suanchou.training.layer_time import layer_time
 from suanchou.training.memory import STAGES, host_byte, stage_memory
 from suanchou.training.problem import Problem
-from suanchou.training.search import Tables, high_memory, peak_memory, search, tables
+from suanchou.training.search import Tables, needed_memory, peak_memory, search, tables
 from suanchou.training.strategy import LAYOUT_FIELDS, Options, Strategy, layouts
 from suanchou.training.time import StepTime, step_time
 
@@ -298,7 +298,7 @@ def test_no_plan_exceeds_memory(model, on, seq, batch):
     for candidate in (*found.best, *found.frontier):
         one = Strategy(**{item.name: np.atleast_1d(float(getattr(candidate.strategy, item.name))) for item in fields(Strategy)})
         acts = tables(p, one).activation
-        assert float(high_memory(p, one, acts)[0]) <= p.memory_byte
+        assert float(needed_memory(p, one, acts)[0]) <= p.memory_byte
         assert float(np.asarray(host_byte(p, one, acts)).reshape(-1)[0]) <= p.node.host_memory_byte
 
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import pytest
 
+from suanchou.model.activations import layer_activation_byte
 from suanchou.model.parameters import parameter_count, weights
 from suanchou.training.memory import (
     STAGES,
@@ -125,13 +127,126 @@ def test_activations_of_a_stage(llama):
     assert kept(pipeline, "middle") == 8 * 3 * 1000
     assert kept(pipeline, "last") == 8 * 1 * 1000
     assert kept(replace(pipeline, selective=1)) == 8 * 4 * 600 + 4 * 7
-    # A quarter of the layers keeps its input only; one whole layer is there while it runs again.
-    assert kept(replace(pipeline, full_frac=0.25), "middle") == 8 * 3 * (0.75 * 1000 + 0.25 * 100) + 1000
-    assert kept(replace(pipeline, full_frac=1.0), "middle") == 8 * 3 * 100 + 1000
+    # A quarter of the layers keeps its input only.
+    assert kept(replace(pipeline, full_frac=0.25), "middle") == 8 * 3 * (0.75 * 1000 + 0.25 * 100)
+    assert kept(replace(pipeline, full_frac=1.0), "middle") == 8 * 3 * 100
     assert kept(replace(pipeline, offload_activation=1), "middle") == 2 * 1000
     heads = [float(stage_memory(llama, pipeline, acts, stage).head) for stage in STAGES]
     assert heads == [0.0, 0.0, 50.0]
     assert float(stage_memory(llama, Strategy(), acts, "first").head) == 50.0
+
+
+def test_the_fullest_moment_is_a_backward_pass_or_the_loss(llama):
+    acts = ActivationTable(
+        1000.0, 600.0, 100.0, 7.0, 50.0, loss=300.0, working=200.0, whole=1000.0, core=400.0, placeholder=9.0
+    )
+    pipeline = Strategy(pp=4, dp=2)
+
+    def moment(s: Strategy, stage: str) -> tuple[float, float]:
+        memory = stage_memory(llama, s, acts, stage)
+        return float(memory.head), float(memory.working)
+
+    assert moment(pipeline, "first") == (0.0, 200.0 + 9.0)
+    # the loss is past before the first backward pass begins, so the larger of the two counts
+    assert moment(pipeline, "last") == (50.0 + 300.0, 9.0)
+    assert moment(replace(pipeline, full_frac=0.25), "last") == (50.0 + 300.0, 200.0 + 1000.0 - 300.0 + 9.0)
+    # one whole layer, or the core of one, is there while it runs again
+    assert moment(replace(pipeline, full_frac=1.0), "middle") == (0.0, 200.0 + 1000.0 + 9.0)
+    assert moment(replace(pipeline, selective=1), "middle") == (0.0, 200.0 + 400.0 + 9.0)
+
+
+def test_stages_keep_what_their_own_layers_keep(problem):
+    """Counted layer by layer: DeepSeek-V3's first three layers are dense and keep less than the mixtures behind them."""
+    p = problem("deepseek-v3", "dgx-h100:8", seq=1024, batch=64)
+    layers, d_model = p.work.arch.layers, p.work.arch.d_model
+    for pp, virtual in ((1, 1), (8, 1), (61, 1)):
+        s = Strategy(pp=pp, virtual=virtual)
+        first, middle, last = (int(n) for n in stage_layers(len(layers), pp, virtual))
+        ends = len(layers) - last
+        of = {"first": layers[:first], "middle": layers[ends - middle : ends] or layers, "last": layers[ends:]}
+        acts = activation_table(p, s)
+        for stage in STAGES if pp > 1 else ("first",):
+            expected = sum(float(layer_activation_byte(layer, d_model, p.shape(s))) for layer in of[stage])
+            found = len(of[stage]) * float(acts.none + getattr(acts, f"excess_{stage}"))
+            assert found == pytest.approx(expected, rel=1e-9)
+
+
+@pytest.mark.parametrize(("pp", "virtual"), [(4, 2), (5, 3), (8, 7)])
+def test_interleaved_stages_share_out_all_layers(problem, pp, virtual):
+    """Chunk by chunk: what all stages together hold of every kind is the model."""
+    p = problem("deepseek-v3", "dgx-h100:8", seq=1024, batch=64)
+    layers = [layer.ffn for layer in p.work.arch.layers]
+    width = len(layers) / (pp * virtual)
+    first = sum(
+        width if (chunk * pp) * width >= 3 else min(width, max(0.0, (chunk * pp + 1) * width - 3)) for chunk in range(virtual)
+    )
+    held = float(stage_layers(len(layers), pp, virtual).first)
+    of_mixtures = stage_parameters(p, Strategy(pp=pp, virtual=virtual), "first").expert
+    one = next(w.size for w in weights(p.work.arch) if w.name.endswith("moe.expert.up")) * 3
+    assert float(of_mixtures) == pytest.approx(one * first * held / (width * virtual), rel=1e-9)
+
+
+def test_te_keeps_one_placeholder_per_shape(problem):
+    """bf16 matrices of one layer, counted by hand; transformer_engine 1 frees each, so the largest counts."""
+    p = problem("llama-3.1-8b", "dgx-h100:8", seq=2048, batch=64)
+    d, ff, kv = 4096, 14336, 1024
+    matrices = d * d + 2 * kv * d + d * d + 3 * d * ff
+    assert float(activation_table(p, Strategy()).placeholder) == 2 * matrices
+    assert float(activation_table(p, Strategy(tp=4)).placeholder) == 2 * matrices / 4
+    freed = replace(p, stack=replace(p.stack, placeholder="freed"))
+    assert float(activation_table(freed, Strategy()).placeholder) == 2 * d * ff
+    none = replace(p, stack=replace(p.stack, placeholder="none"))
+    assert float(activation_table(none, Strategy()).placeholder) == 0.0
+
+
+def test_the_loss_is_all_copies_of_the_logits_or_the_head_s_backward_pass(problem):
+    p = problem("llama-3.1-8b", "dgx-h100:8", seq=2048, batch=64)
+    token, d, vocab = 2048, 4096, 128256
+    head = 2 * token * vocab + 2 * 2 * token * d + 2 * vocab * d
+    assert float(activation_table(p, Strategy()).loss) == head
+    eager = replace(p, stack=replace(p.stack, loss_peak_byte=12.0))
+    assert float(activation_table(eager, Strategy()).loss) == 12 * token * vocab
+
+
+def test_all_to_all_context_parallelism_keeps_the_core_s_output_twice(problem):
+    p = problem("llama-3.1-8b", "dgx-h100:8", seq=8192, batch=64)
+    ring, dealt = (activation_table(p, Strategy(cp=4, ulysses=ulysses)) for ulysses in (0, 1))
+    assert float(dealt.none - ring.none) == 2 * 8192 / 4 * 4096
+    assert float(dealt.selective) == float(ring.selective)
+
+
+def test_zero_3_gathers_what_the_stack_keeps_alive(llama):
+    n = parameter_count(llama.work.arch)
+
+    def gathered(**fields) -> float:
+        stack = replace(llama.stack, gradient_reduce_byte=4.0, **fields)
+        return float(stage_memory(replace(llama, stack=stack), Strategy(dp=64, zero=3), NOTHING, "first").gathered)
+
+    # two layers' weights and one layer's gradients
+    assert gathered() == pytest.approx((2 * 2 + 4) * n / 32)
+    assert gathered(live_parameters=1e9) == pytest.approx(2 * 1e9 + 4 * n / 32)
+    assert gathered(live_parameters=1e12) == pytest.approx(2 * n + 4 * n / 32)
+    assert gathered(bucket_byte=7e8) == pytest.approx((2 * 2 + 4) * n / 32 + 7e8)
+
+
+def test_a_full_device_squeezes_the_allocator(problem):
+    p = problem("llama-3.1-8b", "dgx-h100:8", seq=2048, batch=64)
+    capacity, stack = p.memory_byte, p.stack
+    totals = []
+    for share in np.linspace(0.3, 1.3, 41):
+        memory = stage_memory(p, Strategy(dp=64, zero=3), ActivationTable(share * capacity / 32, 0, 0, 0, 0), "first")
+        tensors, fixed = float(memory.allocated), float(memory.communicator + memory.runtime)
+        total, needed, high = (float(x) for x in (memory.total, memory.needed(stack), memory.high(stack, capacity)))
+        assert needed == pytest.approx((1 + stack.allocator_need_frac) * tensors + fixed)
+        # sums of the same terms in another order differ in the last digit
+        least, most = needed * (1 - 1e-12), max(capacity, needed) * (1 + 1e-12)
+        assert least <= total <= high * (1 + 1e-12) <= most * (1 + 1e-12)
+        if (1 + stack.allocator_high_frac) * tensors + fixed <= capacity:
+            assert total == pytest.approx((1 + stack.allocator_frac) * tensors + fixed)
+            assert high == pytest.approx((1 + stack.allocator_high_frac) * tensors + fixed)
+        totals.append(total)
+    assert all(a <= b for a, b in pairwise(totals))
+    assert any(total == pytest.approx(capacity) for total in totals)
 
 
 def test_offloaded_states_leave_the_device_and_load_the_host(llama):
@@ -153,11 +268,11 @@ def test_offloaded_activations_load_the_host(llama):
 
 def test_communicators_runtime_and_allocator(llama):
     stack = llama.stack
-    one = stage_memory(llama, Strategy(), NOTHING, "first")
+    one = stage_memory(llama, Strategy(dp=8, zero=1), NOTHING, "first")
     assert float(one.communicator) == stack.communicator_byte
     assert float(one.runtime) == stack.runtime_byte
     assert float(stage_memory(llama, Strategy(tp=2, pp=2, cp=2), NOTHING, "first").communicator) == 4 * stack.communicator_byte
-    tensors = one.weight + one.gradient + one.optimizer + one.activation + one.head + one.gathered
+    tensors = one.weight + one.gradient + one.optimizer + one.activation + one.head + one.working + one.gathered
     assert float(one.allocator) == pytest.approx(stack.allocator_frac * float(tensors))
     assert float(one.total) == pytest.approx(float(sum(one)))
 

@@ -12,7 +12,7 @@ from suanchou.machine import cluster
 from suanchou.model.source import find_model
 from suanchou.training import search as search_module
 from suanchou.training.plan import plan
-from suanchou.training.search import high_memory, lower_bound_s, peak_memory, search, tables
+from suanchou.training.search import lower_bound_s, needed_memory, peak_memory, search, tables
 from suanchou.training.strategy import LAYOUT_FIELDS, Options, Strategy, layouts
 from suanchou.training.time import step_time
 
@@ -59,7 +59,7 @@ def test_feasible_ones_counted_one_by_one(llama):
         table = tables(llama, one)
         for index in np.ndindex(*options.shape):
             s = options.cross(one).at((0, *index), (1, *options.shape))
-            if float(high_memory(llama, s, table.activation)[0]) <= llama.memory_byte:
+            if float(needed_memory(llama, s, table.activation)[0]) <= llama.memory_byte:
                 feasible += 1
                 best = min(best, float(step_time(llama, s, table.time, table.activation).total[0]))
     assert found.n_feasible == feasible
@@ -73,7 +73,7 @@ def test_the_best_is_priced_as_it_is_shown(llama, found):
         step = step_time(llama, candidate.strategy, table.time, table.activation)
         assert float(step.total[0]) == pytest.approx(candidate.step_s, rel=1e-12)
         assert float(peak_memory(llama, candidate.strategy, table.activation)[0]) == pytest.approx(candidate.memory_byte)
-        assert float(high_memory(llama, candidate.strategy, table.activation)[0]) <= llama.memory_byte
+        assert float(needed_memory(llama, candidate.strategy, table.activation)[0]) <= llama.memory_byte
 
 
 def test_rivals_differ_in_more_than_options(found):

@@ -96,7 +96,7 @@ def test_every_framework_of_the_open_data_has_a_stack():
     assert {stack(entry["stack"]).name for entry in policy()["frameworks"]}
     assert framework("Megatron-DeepSpeed", "zero-1 (DeepSpeed BF16 optimizer)").stack == "deepspeed-megatron-bf16"
     assert framework("Megatron-DeepSpeed 3D", "zero-1").stack == "deepspeed-megatron"
-    assert framework("Megatron-DeepSpeed 3D", "zero-1", "bf16").stack == "deepspeed-megatron-bf16"
+    assert framework("Megatron-DeepSpeed 3D", "zero-1", precision="bf16").stack == "deepspeed-megatron-bf16"
     assert framework("Megatron-LM", "").stack == "megatron-2021"
     assert framework("Megatron-LM 0.14 / TE 2.11", "").stack == "megatron-core"
 

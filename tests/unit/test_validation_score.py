@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy.stats import spearmanr
 
-from suanchou.validation.board import memory_error
+from suanchou.validation.board import in_memory_band, memory_error
 from suanchou.validation.interval import COVERAGE, intervals
 from suanchou.validation.null import null_errors
 from suanchou.validation.predict import Prediction, predict
@@ -106,5 +106,19 @@ def test_intervals_hold_the_share_they_promise_and_never_use_the_own_source():
 def test_memory_is_that_of_tensors_where_the_source_says_allocated():
     measured = BASE.run.memory_gb * 2**30
     assert memory_error(BASE) == pytest.approx(BASE.laid.priced.tensor_byte / measured - 1)
-    reserved = replace(BASE, run=replace(BASE.run, notes="trust=A"))
+    reserved = replace(BASE, run=replace(BASE.run, source="a lab", notes="trust=A"))
     assert memory_error(reserved) == pytest.approx(BASE.laid.priced.memory_byte / (BASE.run.memory_gb * 1e9) - 1)
+    gib = replace(BASE, run=replace(BASE.run, source="FlagOpen/FlagPerf", notes="trust=A"))
+    assert memory_error(gib) == pytest.approx(BASE.laid.priced.memory_byte / measured - 1)
+
+
+def test_memory_band_reaches_from_what_must_fit_to_the_allocator_at_its_worst():
+    priced = BASE.laid.priced
+    assert priced.tensor_byte < priced.needed_byte <= priced.memory_byte <= priced.high_byte
+
+    def reports(byte):
+        return replace(BASE, run=replace(BASE.run, source="a lab", notes="trust=A", memory_gb=byte / 1e9))
+
+    assert in_memory_band(BASE) is None
+    assert [in_memory_band(reports(priced.needed_byte * x)) for x in (0.99, 1.01)] == [False, True]
+    assert [in_memory_band(reports(priced.high_byte * x)) for x in (0.99, 1.01)] == [True, False]

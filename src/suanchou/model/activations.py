@@ -39,6 +39,7 @@ __all__ = [
     "Stack",
     "embedding_activation_byte",
     "head_activation_byte",
+    "head_input_byte",
     "layer_activation_byte",
     "layer_saved",
 ]
@@ -361,12 +362,17 @@ def embedding_activation_byte(arch: Architecture, shape: Shape, *, stack: Stack 
     return total
 
 
-def head_activation_byte(arch: Architecture, shape: Shape, *, stack: Stack = FUSED) -> Num:
-    """Bytes that the head keeps: the final norm's input, the logits GEMM's input, fp32 (log-)probabilities, labels."""
+def head_input_byte(arch: Architecture, shape: Shape, *, stack: Stack = FUSED) -> Num:
+    """Bytes that the head keeps besides logits: the final norm's input, the logits GEMM's input, labels."""
     total: Num = shape.element_byte * shape.token_sp * arch.d_model
     if arch.final_norm is not None:
         for saved in _norm_saved("norm", arch.final_norm, shape, stack, width=float(arch.d_model), rows=shape.token_sp):
             total = total + saved.byte
     if arch.d_embed not in (None, arch.d_model):
         total = total + shape.element_byte * shape.token * float(arch.d_embed or 0)
-    return total + 4.0 * shape.token * arch.vocab / shape.tp + 8.0 * shape.token
+    return total + 8.0 * shape.token
+
+
+def head_activation_byte(arch: Architecture, shape: Shape, *, stack: Stack = FUSED) -> Num:
+    """Bytes that the head keeps where the loss is computed in fp32: :func:`head_input_byte` and fp32 (log-)probabilities."""
+    return head_input_byte(arch, shape, stack=stack) + 4.0 * shape.token * arch.vocab / shape.tp

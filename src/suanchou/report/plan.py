@@ -42,6 +42,7 @@ _COMPONENTS = {
     "optimizer": N_("optimizer states"),
     "activation": N_("activations"),
     "head": N_("logits and loss"),
+    "working": N_("working memory"),
     "gathered": N_("gathered weights"),
     "communicator": N_("communication buffers"),
     "runtime": N_("runtime"),

@@ -126,9 +126,16 @@ def _group_table(title: str, groups: Sequence[Group]) -> Table:
 
 
 def _memory_table(board: Board) -> Table | None:
-    found = [(part.name, part.memory) for part in board.sets]
+    found = [pair for part in board.sets for pair in ((part.name, part.memory), *part.memory_by_source.items())]
     rows = tuple(
-        (name, f"{m.n}", _percent(m.median_abs_frac), _percent(m.p90_abs_frac), _percent(m.bias_frac, sign=True))
+        (
+            name,
+            f"{m.n}",
+            _percent(m.median_abs_frac),
+            _percent(m.p90_abs_frac),
+            _percent(m.bias_frac, sign=True),
+            "" if m.in_band_frac is None else _percent(m.in_band_frac),
+        )
         for name, m in found
         if m is not None
     )
@@ -138,6 +145,7 @@ def _memory_table(board: Board) -> Table | None:
         Column(name=N_("median error"), unit="%"),
         Column(name="P90", unit="%"),
         Column(name=N_("bias"), unit="%"),
+        Column(name=N_("in band"), unit="%"),
     )
     return Table(title=N_("Peak memory"), columns=columns, rows=rows) if rows else None
 

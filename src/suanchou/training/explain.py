@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -167,11 +168,14 @@ def _operator(op: Operator, flop: float) -> str:
 
 def fullest_stage(problem: Problem, s: Strategy, acts: ActivationTable) -> str:
     """The pipeline stage that needs most memory: ``first``, ``middle`` or ``last``."""
-    return max(STAGES, key=lambda stage: _number(stage_memory(problem, s, acts, stage).total))
+    return max(STAGES, key=lambda stage: _number(stage_memory(problem, s, acts, stage).allocated))
 
 
 def explain_memory(problem: Problem, s: Strategy, acts: ActivationTable) -> Estimate:
-    """Memory of the fullest stage by component; ``low`` to ``high`` is the allocator's band."""
+    """Memory of the fullest stage by component.
+
+    The band is the allocator's: ``low`` is what must fit, ``high`` what it may come to hold where there is room.
+    """
     stage = fullest_stage(problem, s, acts)
     memory = stage_memory(problem, s, acts, stage)
     stack = problem.stack
@@ -186,7 +190,8 @@ def explain_memory(problem: Problem, s: Strategy, acts: ActivationTable) -> Esti
         "gathered": "two layers gathered at a time (ZeRO-3, offload)",
         "communicator": f"{stack.communicator_byte:g} byte per process group",
         "runtime": stack.sources["runtime_byte"],
-        "allocator": f"{stack.allocator_frac:.0%} of the tensors",
+        "working": "one backward pass or loss at its fullest, and buffers that stay",
+        "allocator": f"{stack.allocator_frac:.0%} of the tensors, less where the device is full",
     }
     sources = {"communicator": "communicator_byte", "runtime": "runtime_byte", "allocator": "allocator_frac"}
     children = tuple(
@@ -200,20 +205,21 @@ def explain_memory(problem: Problem, s: Strategy, acts: ActivationTable) -> Esti
         )
         for name, value in zip(MEMORY_NAMES, memory, strict=True)
     )
-    fixed = sum(child.value for child in children if child.name != "allocator")
+    value = math.fsum(child.value for child in children)
     return total(
         "memory",
         "byte",
         children,
         formula=f"sum over the {stage} pipeline stage, the fullest",
-        low=fixed,
-        high=_number(memory.high(stack)),
+        # on a full device the three are one number, but for rounding
+        low=min(_number(memory.needed(stack)), value),
+        high=max(_number(memory.high(stack, problem.memory_byte)), value),
     )
 
 
 def verdict(problem: Problem, memory: Estimate) -> str:
-    """``fits``, ``tight`` or ``does not fit``."""
-    high = memory.high if memory.high is not None else memory.value
-    if high > problem.memory_byte:
+    """``does not fit`` where even a squeezed allocator needs more than there is; else ``tight`` or ``fits``, as expected."""
+    needed = memory.low if memory.low is not None else memory.value
+    if needed > problem.memory_byte:
         return "does not fit"
     return "tight" if memory.value > default("tight_frac").value * problem.memory_byte else "fits"

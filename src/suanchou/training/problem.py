@@ -128,6 +128,21 @@ class Problem:
         )
 
     @cached_property
+    def kind_before(self) -> tuple[tuple[int, ...], ...]:
+        """For every kind, in the order of ``kinds``: how many of the first 0, 1, ... layers are of it."""
+        arch = self.work.arch
+        index = {kind.layer: i for i, kind in enumerate(self.kinds)}
+        known: dict[int, int] = {}
+        counts = [[0] for _ in self.kinds]
+        for layer in (*(arch.encoder.layers if arch.encoder else ()), *arch.layers):
+            if id(layer) not in known:
+                known[id(layer)] = index[layer]
+            this = known[id(layer)]
+            for i, running in enumerate(counts):
+                running.append(running[-1] + (i == this))
+        return tuple(tuple(running) for running in counts)
+
+    @cached_property
     def n_layer(self) -> int:
         """Layers that pipeline stages share out."""
         arch = self.work.arch

@@ -18,12 +18,12 @@ from numpy.typing import NDArray
 from suanchou.i18n import N_
 from suanchou.model.operators import Num
 from suanchou.training.layer_time import LayerTime, layer_time
-from suanchou.training.memory import STAGES, ActivationTable, activation_table, host_byte, stage_memory
+from suanchou.training.memory import STAGES, ActivationTable, activation_table, host_byte, stage_memory, stage_needed
 from suanchou.training.problem import Problem
 from suanchou.training.strategy import LAYOUT_FIELDS, Options, Strategy, layouts
 from suanchou.training.time import step_time
 
-__all__ = ["TIE_FRAC", "Candidate", "Found", "Tables", "high_memory", "lower_bound_s", "peak_memory", "search", "tables"]
+__all__ = ["TIE_FRAC", "Candidate", "Found", "Tables", "lower_bound_s", "needed_memory", "peak_memory", "search", "tables"]
 
 CHUNK = 400_000
 """Candidates priced at once: about twenty arrays of this length live at the same time."""
@@ -66,7 +66,7 @@ class Tables(NamedTuple):
 
 
 def tables(problem: Problem, layout: Strategy) -> Tables:
-    """Price the layers of 1-D ``layout``; layouts that differ only in stages share the work."""
+    """Price the layers of 1-D ``layout``; layouts that differ only in stages share the work on a layer's time."""
     key = np.stack([np.asarray(getattr(layout, name), dtype=float) for name in LAYER_KEY])
     unique, where = np.unique(key, axis=1, return_inverse=True)
     distinct = Strategy(**dict(zip(LAYER_KEY, unique, strict=True)))
@@ -75,8 +75,9 @@ def tables(problem: Problem, layout: Strategy) -> Tables:
         return np.broadcast_to(np.asarray(values, dtype=float), (unique.shape[1],))[where.ravel()]
 
     times = layer_time(problem, distinct)
-    acts = activation_table(problem, distinct)
-    return Tables(LayerTime(*map(spread, times)), ActivationTable(*map(spread, acts)))
+    whole = np.asarray(layout.tp).shape
+    acts = (np.broadcast_to(np.asarray(values, dtype=float), whole) for values in activation_table(problem, layout))
+    return Tables(LayerTime(*map(spread, times)), ActivationTable(*acts))
 
 
 def _rows(table: Tables, chosen: NDArray[np.intp]) -> Tables:
@@ -100,9 +101,9 @@ def peak_memory(problem: Problem, s: Strategy, acts: ActivationTable) -> Num:
     return _fullest(stage_memory(problem, s, acts, stage).total for stage in STAGES)
 
 
-def high_memory(problem: Problem, s: Strategy, acts: ActivationTable) -> Num:
-    """Memory of the fullest stage with the allocator at its worst: what must fit."""
-    return _fullest(stage_memory(problem, s, acts, stage).high(problem.stack) for stage in STAGES)
+def needed_memory(problem: Problem, s: Strategy, acts: ActivationTable) -> Num:
+    """Memory of the fullest stage once the allocator has given back what it can: what must fit."""
+    return _fullest(stage_needed(problem, s, acts, stage) for stage in STAGES)
 
 
 def _fullest(stages: Iterable[Num]) -> Num:
@@ -139,7 +140,7 @@ def _price(problem: Problem, layout: Strategy, table: Tables, options: Options, 
     s = options.cross(layout)
     n = np.asarray(layout.tp).shape[0]
     shape = (n, *options.shape)
-    fits = np.broadcast_to(high_memory(problem, s, table.activation) <= problem.memory_byte, shape)
+    fits = np.broadcast_to(needed_memory(problem, s, table.activation) <= problem.memory_byte, shape)
     refused[N_("needs more memory than the accelerator has")] += int(fits.size - np.count_nonzero(fits))
     if options.offload_optimizer.any() and problem.node.host_memory_byte is not None:
         host = np.broadcast_to(host_byte(problem, s, table.activation) <= problem.node.host_memory_byte, shape)

@@ -40,6 +40,12 @@ class Stack:
     parameters of a gradient bucket at least; 0: a layer. ``broadcast_weights``: ZeRO deals out whole tensors, and owners
     broadcast them. ``scatter_sends``: TP ranks send a share each to the next stage, which gathers it.
 
+    Of the fields on memory: ``activations`` names what is kept for backward (:data:`suanchou.model.activations.STACKS`);
+    ``loss_peak_byte`` is per logit, all copies that live at once; ``placeholder``: whether buffers handed to autograd in
+    place of weight gradients are ``kept``, ``freed`` or not there (``none``); ``live_parameters`` is how many parameters
+    ZeRO-3 keeps gathered; ``bucket_byte`` the flat buffers that gradients are reduced through. ``allocator_*`` are shares of
+    the tensors' bytes: expected, at worst, and what the allocator cannot give back.
+
     ``sources`` gives for every field its evidence grade and source.
     """
 
@@ -86,6 +92,12 @@ class Stack:
     bucket_parameter_per_rank: float
     broadcast_weights: bool
     scatter_sends: bool
+    activations: str
+    loss_peak_byte: float
+    placeholder: str
+    live_parameters: float
+    bucket_byte: float
+    allocator_need_frac: float
     sources: Mapping[str, str]
 
 
@@ -150,6 +162,8 @@ _VALUE: Mapping[str, Callable[[Any], Any]] = {
     "attention": str,
     "attention_kernel": str,
     "loss": str,
+    "activations": str,
+    "placeholder": str,
     "fused": bool,
     "dropout": bool,
     "narrow_activations": str,

@@ -12,11 +12,12 @@ import numpy as np
 from suanchou.cost.fitted import fitted_factors
 from suanchou.validation.interval import intervals
 from suanchou.validation.null import null_errors
+from suanchou.validation.policy import memory_reported
 from suanchou.validation.predict import Prediction, predict
 from suanchou.validation.runs import OPEN_SETS, Run, open_runs, read_runs
 from suanchou.validation.score import Group, Summary, grouped, macro_mean, plan_groups, spearman, summary
 
-__all__ = ["BY", "Board", "By", "MemoryScore", "Part", "RunSet", "memory_error", "validate"]
+__all__ = ["BY", "Board", "By", "MemoryScore", "Part", "RunSet", "in_memory_band", "memory_error", "validate"]
 
 By = Literal["source", "accelerator", "vendor", "stack"]
 Part = Literal["trusted", "complete", "C"]
@@ -30,12 +31,16 @@ BY: Mapping[str, Callable[[Prediction], tuple[str, ...]]] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MemoryScore:
-    """Predicted against published peak memory per accelerator: what tensors occupy where the source says so, else all."""
+    """Predicted against published peak memory per accelerator: what tensors occupy where the source says so, else all.
+
+    ``in_band_frac`` is the share of whole-device figures between what must fit and the allocator at its worst.
+    """
 
     n: int
     median_abs_frac: float
     p90_abs_frac: float
     bias_frac: float
+    in_band_frac: float | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,16 +104,15 @@ class RunSet:
     @property
     def memory(self) -> MemoryScore | None:
         """Errors of peak memory, over the runs that publish it."""
-        errors = [value for value in map(memory_error, self.rows) if value is not None]
-        if not errors:
-            return None
-        size = np.abs(errors)
-        return MemoryScore(
-            n=len(errors),
-            median_abs_frac=float(np.median(size)),
-            p90_abs_frac=float(np.quantile(size, 0.9)),
-            bias_frac=float(np.mean(errors)),
-        )
+        return _memory_score(self.rows)
+
+    @property
+    def memory_by_source(self) -> dict[str, MemoryScore]:
+        """The same by source, most runs first."""
+        groups = grouped(self.rows, BY["source"])
+        found = [(key[0], _memory_score(rows)) for key, rows in groups.items()]
+        known = [(source, score) for source, score in found if score is not None]
+        return dict(sorted(known, key=lambda item: (-item[1].n, item[0])))
 
     def by(self, what: By) -> dict[str, Summary]:
         """Scores of trust A and B by source, accelerator or stack, largest group first."""
@@ -137,10 +141,33 @@ def memory_error(p: Prediction) -> float | None:
     """Predicted over published peak memory, minus one; tensors alone where the source reports what was allocated."""
     if p.laid is None or p.run.memory_gb is None:
         return None
-    allocated = "max_allocated" in p.run.notes
-    unit = 2.0**30 if "gib" in p.run.notes.casefold() else 1e9
-    predicted = p.laid.priced.tensor_byte if allocated else p.laid.priced.memory_byte
-    return predicted * p.laid.unit / (p.run.memory_gb * unit) - 1.0
+    figure = memory_reported(p.run)
+    predicted = p.laid.priced.tensor_byte if figure.allocated else p.laid.priced.memory_byte
+    return predicted * p.laid.unit / (p.run.memory_gb * figure.unit_byte) - 1.0
+
+
+def _memory_score(rows: Iterable[Prediction]) -> MemoryScore | None:
+    rows = tuple(rows)
+    errors = [value for value in map(memory_error, rows) if value is not None]
+    if not errors:
+        return None
+    size = np.abs(errors)
+    inside = [value for value in map(in_memory_band, rows) if value is not None]
+    return MemoryScore(
+        n=len(errors),
+        median_abs_frac=float(np.median(size)),
+        p90_abs_frac=float(np.quantile(size, 0.9)),
+        bias_frac=float(np.mean(errors)),
+        in_band_frac=float(np.mean(inside)) if inside else None,
+    )
+
+
+def in_memory_band(p: Prediction) -> bool | None:
+    """Whether a published figure of the whole device lies in the allocator's band; ``None`` for other figures."""
+    if p.laid is None or p.run.memory_gb is None or memory_reported(p.run).allocated:
+        return None
+    priced, published = p.laid.priced, p.run.memory_gb * memory_reported(p.run).unit_byte / p.laid.unit
+    return priced.needed_byte <= published <= priced.high_byte
 
 
 def _judged(name: str, rows: Sequence[Prediction], held_out: Sequence[Prediction]) -> RunSet:

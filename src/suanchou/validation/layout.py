@@ -17,7 +17,7 @@ from suanchou.model.parameters import parameter_count
 from suanchou.training.defaults import batch_token
 from suanchou.training.memory import STAGES, ActivationTable, stage_memory
 from suanchou.training.problem import Problem
-from suanchou.training.search import high_memory, tables
+from suanchou.training.search import needed_memory, tables
 from suanchou.training.stack import Stack
 from suanchou.training.stack import stack as stack_named
 from suanchou.training.strategy import LAYOUT_FIELDS, Strategy, layouts, virtual_stages
@@ -37,11 +37,17 @@ _OFFLOADED = (0.0, 0, 1)
 
 
 class Priced(NamedTuple):
-    """Step time by cause, and bytes on the fullest rank: all that is reserved, and what tensors occupy."""
+    """Step time by cause, and bytes on the fullest rank.
+
+    ``memory_byte`` is all that is taken, as expected; at least ``needed_byte``, at worst ``high_byte``. Tensors are
+    ``tensor_byte`` of it.
+    """
 
     step: StepTime
     memory_byte: float
     tensor_byte: float
+    needed_byte: float
+    high_byte: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,7 +80,7 @@ def lay_out(run: Run, factors: Factors | None = None) -> Laid:
 
     units = known(run.accelerators, "accelerators", int(defaults["accelerators"]["value"]))
     seq = known(run.seq_len, "sequence", int(defaults["sequence"]["value"]))
-    usual = framework(run.framework, run.zero, run.precision, run.source)
+    usual = framework(run.framework, run.zero, precision=run.precision, source=run.source, notes=run.notes)
     types = precision(run)
     arch = architecture_of(run)
     machine = machine_of(run, units)
@@ -254,20 +260,16 @@ def _crossed(layout: Strategy, again: tuple[tuple[float, int, int], ...], *, zer
     )
 
 
-def _tensor_byte(problem: Problem, s: Strategy, acts: ActivationTable) -> NDArray[np.float64]:
-    """What tensors occupy on the fullest rank: no runtime, communicators or allocator."""
-    fullest: Num = np.asarray(0.0)
-    for stage in STAGES:
-        memory = stage_memory(problem, s, acts, stage)
-        fullest = np.maximum(fullest, memory.total - memory.communicator - memory.runtime - memory.allocator)
-    return np.asarray(fullest, dtype=float)
-
-
-def _total_byte(problem: Problem, s: Strategy, acts: ActivationTable) -> NDArray[np.float64]:
-    fullest: Num = np.asarray(0.0)
-    for stage in STAGES:
-        fullest = np.maximum(fullest, stage_memory(problem, s, acts, stage).total)
-    return np.asarray(fullest, dtype=float)
+def _memory(problem: Problem, s: Strategy, acts: ActivationTable) -> tuple[NDArray[np.float64], ...]:
+    """Bytes on the fullest rank: all that is taken, tensors alone, what must fit, and with the allocator at its worst."""
+    stages = [stage_memory(problem, s, acts, stage) for stage in STAGES]
+    each = (
+        [m.total for m in stages],
+        [m.allocated for m in stages],
+        [m.needed(problem.stack) for m in stages],
+        [m.high(problem.stack, problem.memory_byte) for m in stages],
+    )
+    return tuple(np.asarray(np.maximum.reduce(np.broadcast_arrays(*found)), dtype=float) for found in each)
 
 
 def _quickest(problem: Problem, s: Strategy) -> tuple[Strategy, Priced]:
@@ -278,15 +280,12 @@ def _quickest(problem: Problem, s: Strategy) -> tuple[Strategy, Priced]:
     total = np.broadcast_to(np.asarray(step.total, dtype=float), (n,))
     best = 0
     if n > 1:
-        high = np.broadcast_to(np.asarray(high_memory(problem, s, table.activation), dtype=float), (n,))
-        fits = high <= problem.memory_byte
-        best = int(np.argmin(np.where(fits, total, np.inf))) if fits.any() else int(np.argmin(high))
+        needed = np.broadcast_to(np.asarray(needed_memory(problem, s, table.activation), dtype=float), (n,))
+        fits = needed <= problem.memory_byte
+        best = int(np.argmin(np.where(fits, total, np.inf))) if fits.any() else int(np.argmin(needed))
+    memory = [float(np.broadcast_to(found, (n,))[best]) for found in _memory(problem, s, table.activation)]
     chosen = Strategy(**{item.name: _plain(getattr(s, item.name), best, n) for item in fields(Strategy)})
-    return chosen, Priced(
-        step=_at(step, best, n),
-        memory_byte=float(np.broadcast_to(_total_byte(problem, s, table.activation), (n,))[best]),
-        tensor_byte=float(np.broadcast_to(_tensor_byte(problem, s, table.activation), (n,))[best]),
-    )
+    return chosen, Priced(_at(step, best, n), *memory)
 
 
 def _plain(value: Num, index: int, n: int) -> int | float:

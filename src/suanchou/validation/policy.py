@@ -13,7 +13,19 @@ from typing import Any
 from suanchou.errors import SpecError
 from suanchou.validation.runs import Run
 
-__all__ = ["Framework", "Precision", "framework", "notes", "policy", "precision", "recompute", "switches", "zero"]
+__all__ = [
+    "Framework",
+    "MemoryReported",
+    "Precision",
+    "framework",
+    "memory_reported",
+    "notes",
+    "policy",
+    "precision",
+    "recompute",
+    "switches",
+    "zero",
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,6 +54,17 @@ class Precision:
     linear: str | None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MemoryReported:
+    """Whether a memory figure is the tensors' peak or all that is taken on the device; bytes of its unit."""
+
+    allocated: bool
+    unit_byte: float
+
+
+_UNIT_BYTE = {"GiB": 2.0**30, "GB": 1e9}
+
+
 @cache
 def policy() -> Mapping[str, Any]:
     """The whole data file."""
@@ -57,12 +80,16 @@ def _matching(section: str, text: str, key: str = "pattern") -> Mapping[str, Any
     return next((entry for entry in policy()[section] if fnmatchcase(wanted, str(entry[key]).casefold())), None)
 
 
+def _fits(text: str, pattern: object) -> bool:
+    return fnmatchcase(text.casefold(), str(pattern).casefold())
+
+
 @cache
-def framework(name: str, sharding: str, precision: str = "", source: str = "") -> Framework:
-    """The first entry whose patterns fit the columns of framework, sharding and precision, and who published the run."""
+def framework(name: str, sharding: str, *, precision: str = "", source: str = "", notes: str = "") -> Framework:
+    """The first entry whose patterns fit the columns of framework, sharding, precision and notes, and who published the run."""
+    columns = {"framework": name, "sharding": sharding, "precision": precision, "published": source, "notes": notes}
     for entry in policy()["frameworks"]:
-        columns = (("framework", name), ("sharding", sharding), ("precision", precision), ("published", source))
-        if all(fnmatchcase(text.casefold(), str(entry.get(key, "*")).casefold()) for key, text in columns):
+        if all(_fits(text, entry.get(key, "*")) for key, text in columns.items()):
             return Framework(
                 stack=entry["stack"],
                 zero=int(entry["zero"]),
@@ -111,6 +138,14 @@ def switches(run: Run) -> dict[str, float]:
         if fnmatchcase(run.framework.casefold(), entry["framework"]) and entry["listed"] in run.notes:
             found[entry["field"]] = float(entry["given"] if entry["switch"] in words else entry["absent"])
     return found
+
+
+def memory_reported(run: Run) -> MemoryReported:
+    """What the source's memory figure is, and in which unit: the first entry whose patterns fit the source and the notes."""
+    for entry in policy()["memory"]:
+        if _fits(run.source, entry.get("source", "*")) and _fits(run.notes, entry.get("notes", "*")):
+            return MemoryReported(allocated=entry["reports"] == "allocated", unit_byte=_UNIT_BYTE[entry["unit"]])
+    raise AssertionError("validation.yaml ends its memory figures with one that fits all")
 
 
 def zero(run: Run, usual: int) -> tuple[int, int]:

@@ -111,6 +111,7 @@ def _from_columns(run: Run, *, gated: bool) -> Architecture:
         max_position=run.seq_len or 4096,
         tied=run.tied,
         final_norm=norm,
+        embedding_norm=norm if "embedding-norm" in run.notes else None,
     )
 
 
