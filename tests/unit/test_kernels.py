@@ -90,6 +90,13 @@ def test_the_power_limit_slows_the_matrix_units():
     assert gemm_compute_s(1280.0, 2560.0, 4096.0, 1.0, 1e15, replace(IDEAL, sustained_frac=0.8)) == pytest.approx(fast / 0.8)
 
 
+def test_permuting_rows_takes_a_share_of_the_elementwise_rate():
+    plain = op("memory", byte=1e9)
+    eff = replace(IDEAL, permute_frac=0.25)
+    moved = kernel_s(replace(plain, permutes=True), DEVICE, eff, dtype="bf16")
+    assert moved == pytest.approx(4 * kernel_s(plain, DEVICE, eff, dtype="bf16"))
+
+
 def test_groups_share_waves():
     # Four groups of 5 x 5 tiles are one wave on 100 cores; a group of its own spreads over smaller tiles.
     four = gemm_compute_s(640.0, 1280.0, 512.0, 4.0, 1e15, IDEAL)

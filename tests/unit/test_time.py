@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from suanchou.cost.collectives import distinct
+from suanchou.cost.kernels import kernels_s
 from suanchou.model.architecture import MoE
 from suanchou.training.layer_time import LayerTime, layer_time
 from suanchou.training.memory import ActivationTable, activation_table, stage_parameters
@@ -100,6 +101,22 @@ def test_full_recomputation_repeats_forward_tp_communication(llama):
     for share, expected in ((0.0, 0.3), (1.0, 0.4), (0.5, 0.35)):
         step = step_time(llama, Strategy(full_frac=share), tp, NOTHING)
         assert float(step.slowest.tensor_parallel) == pytest.approx(32 * expected + 0.7)
+
+
+def test_dead_recomputation_spares_the_last_product_of_a_dense_layer(problem):
+    """By hand: forward less the products and residuals that no gradient reads; behind experts, the router's does."""
+    for name, spared in (("llama-3.1-8b", ("mlp.down", "residual.ffn")), ("mixtral-8x7b", ())):
+        given = problem(name, "dgx-h100:8", seq=2048, batch=64)
+        dead = replace(given, stack=replace(given.stack, recompute_last=False))
+        s = Strategy(tp=2)
+        every, needed = layer_time(given, s), layer_time(dead, s)
+        assert float(every.again) == pytest.approx(float(every.forward))
+        layer = given.kinds[0].layer
+        last = tuple(op for op in given.forward(layer, given.shape(s)) if op.name in spared)
+        less = kernels_s(last, given.accelerator, given.eff, dtype="bf16")
+        assert float(needed.again) == pytest.approx(float(every.forward) - float(less))
+        halves = 0.5 if spared else 1.0
+        assert float(needed.tensor_again) == pytest.approx(halves * float(every.tensor_forward))
 
 
 def test_offloaded_activations_hide_behind_compute(llama):
@@ -448,3 +465,13 @@ def test_zero_1_by_all_reduce_costs_about_twice_the_reduce_scatter(problem):
         for whole in (False, True)
     )
     assert reduce == pytest.approx(2 * scatter, rel=0.05)
+
+
+def test_slices_of_a_torus_wait_for_each_other_as_one(problem):
+    """Chips of one slice run in step; on switches every accelerator keeps its own pace."""
+    pod = problem("llama-3.1-8b", "tpu-v5p-host:16", seq=2048, batch=64)
+    assert float(pod.paced(Strategy(dp=64))) == 1.0
+    small = replace(pod.node, scale_up=replace(pod.node.scale_up, size=16))
+    four = replace(pod, cluster=replace(pod.cluster, groups=(replace(pod.cluster.groups[0], node=small),)))
+    assert float(four.paced(Strategy(dp=64))) == 4.0
+    assert float(problem("llama-3.1-8b", "dgx-h100:8", seq=2048, batch=64).paced(Strategy(dp=64))) == 64.0

@@ -8,6 +8,7 @@ import pytest
 
 from suanchou.model.flop import flop_per_token
 from suanchou.model.parameters import parameter_count
+from suanchou.training.memory import shard_count
 from suanchou.training.price import price
 from suanchou.validation.layout import lay_out
 from suanchou.validation.predict import predict, scale
@@ -146,3 +147,59 @@ def test_lora_costs_less_than_training_all():
     assert lora.problem.work.adapter_rank == 16
     assert 0.6 < float(lora.priced.step.total) / float(full.priced.step.total) < 0.85
     assert lora.priced.memory_byte < full.priced.memory_byte
+
+
+def test_maxtext_takes_the_batch_of_a_replica_at_once():
+    """The row counts a device's share: 6 sequences on each of 4 chips that TP joins."""
+    s = lay_out(RUNS["maxtext-v5p-32b-64chips-x2"]).strategy
+    assert (s.tp, s.dp, s.micro_batch) == (4, 32, 24)
+
+
+def test_slices_shard_within_and_replicate_across():
+    two = lay_out(RUNS["maxtext-v4-22b-x2"])
+    assert two.strategy.shard_domain == 1
+    assert float(shard_count(two.problem, two.strategy, expert=False)) == 64
+
+
+def test_maxtext_cuts_no_stages_where_the_row_is_silent():
+    laid = lay_out(RUNS["maxtext-custom-v6e-700b-moe-final"])
+    assert laid.strategy.pp == 1
+    assert laid.strategy.micro_batch * laid.strategy.dp == laid.problem.work.global_batch
+
+
+def test_a_capacity_factor_pads_experts():
+    final, base = (RUNS[f"maxtext-custom-v6e-700b-moe-{name}"] for name in ("final", "exp"))
+    assert lay_out(final).problem.work.expert_capacity == 1.5
+    assert lay_out(base).problem.work.expert_capacity == 1.0
+
+
+def test_switches_of_a_script_set_the_stack():
+    fused, plain = (lay_out(RUNS[f"mindspeed-rc3-{name}"]).problem.stack for name in ("aquila2-7b-2k", "aquila-7b-2k"))
+    assert fused.overlap_tensor_parallel > plain.overlap_tensor_parallel == 0.0
+    both = lay_out(RUNS["mindspeed-rc3-chatglm3-6b-8k"]).problem.stack
+    assert (both.overlap_gradient_reduce, both.overlap_parameter_gather) == (1.0, 1.0)
+    assert lay_out(RUNS["mindspeed-rc3-qwen1.5-0.5b-8k"]).problem.stack.overlap_gradient_reduce == 0.0
+
+
+def test_an_open_batch_is_one_that_the_devices_share_out():
+    """7968 is 32 x 249: a batch that 249 does not divide would leave 83 pipeline stages as the only layout."""
+    laid = lay_out(RUNS["mindspeed-gpt3-175b-linearity-n7968"])
+    assert laid.problem.work.global_batch % 249 == 0
+    assert laid.strategy.dp % 83 == 0
+
+
+def test_overlap_is_read_from_the_row():
+    """Megatron-LLaMA's two optimizers differ in nothing else."""
+    overlapped, plain = (lay_out(RUNS[f"megatron-llama-13b-{name}-n256"]) for name in ("overlapped", "distopt"))
+    assert (overlapped.problem.stack.name, plain.problem.stack.name) == ("megatron-llama", "megatron-2023")
+    assert overlapped.problem.stack.overlap_gradient_reduce == 1.0 > plain.problem.stack.overlap_gradient_reduce
+    assert plain.priced.step.gradient_reduce > overlapped.priced.step.gradient_reduce
+
+
+def test_activations_may_go_to_the_host_where_the_recipe_does_so():
+    """Sharded Megatron-Bridge recipes offload; what is quicker wins, and nothing else offloads."""
+    sharded = lay_out(RUNS["mbridge-26.04.01-gb200-Llama3-70B-pre--fp8-n64"])
+    assert sharded.strategy.zero == 3
+    assert sharded.strategy.offload_activation == 1
+    assert sharded.strategy.full_frac == 0
+    assert lay_out(RUNS["mbridge-26.06-gb200-Llama3.1-405B-pre--fp8-n256"]).strategy.offload_activation == 0

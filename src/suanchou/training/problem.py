@@ -190,6 +190,17 @@ class Problem:
             frozen=self.work.adapter_rank > 0,
         )
 
+    def paced(self, s: Strategy) -> Num:
+        """Parts of the machine that keep their own pace and wait for each other once a step.
+
+        Accelerators; on a torus, whose chips exchange data in every layer, the slices: what a slice loses to its slowest chip
+        is part of the rate its kernels reach.
+        """
+        domain = self.node.scale_up
+        if domain.topology == "torus":
+            return np.ceil(np.asarray(s.n_rank, dtype=float) / domain.size)
+        return s.n_rank
+
     def _kept_byte(self, s: Strategy, *words: str) -> Num | None:
         """Bytes of an element kept for backward: of the lower type where linear layers run in it and the stack says so."""
         if self.stack.narrow_activations not in words:
