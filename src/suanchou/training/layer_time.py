@@ -73,8 +73,8 @@ def layer_time(problem: Problem, s: Strategy) -> LayerTime:
         core = tuple(op for op in forward if op.kind in ("attention", "scan") or ".core." in op.name)
         forward_s = _seconds(problem, forward, s, "forward")
         sums["forward"] = sums["forward"] + share * forward_s
-        again = layer_recompute(forward, early_stop=problem.stack.early_stop)
-        sums["again"] = sums["again"] + share * _seconds(problem, again, s, "forward")
+        dropped = forward[len(layer_recompute(forward, early_stop=problem.stack.early_stop)) :]
+        sums["again"] = sums["again"] + share * (forward_s - _seconds(problem, dropped, s, "forward"))
         core_s = _seconds(problem, core, s, "forward")
         sums["core"] = sums["core"] + share * core_s
         backward = problem.backward(layer, shape)
@@ -83,8 +83,8 @@ def layer_time(problem: Problem, s: Strategy) -> LayerTime:
         tensor = tensor_s(problem, layer, s, shape, forward_s, backward_s)
         sums["tensor_forward"] = sums["tensor_forward"] + share * tensor[0]
         sums["tensor_backward"] = sums["tensor_backward"] + share * tensor[1]
-        dropped = {op.name for op in forward} - {op.name for op in again}
-        sums["tensor_again"] = sums["tensor_again"] + share * tensor[0] * (0.5 if "mlp.down" in dropped else 1.0)
+        joined = 0.5 if any(op.name == "mlp.down" for op in dropped) else 1.0
+        sums["tensor_again"] = sums["tensor_again"] + share * tensor[0] * joined
         for name, seconds in zip(
             ("context_forward", "context_backward", "ring_forward", "ring_backward"),
             context_s(problem, layer, s, shape, core_s),
