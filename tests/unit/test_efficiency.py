@@ -122,3 +122,14 @@ def test_no_row_twice():
     for table in (_rows(), _rows("efficiency_fitted.csv")):
         keys = [(row["part"], row["dtype"], row["quantity"]) for row in table]
         assert len(keys) == len(set(keys))
+
+
+def test_a_kernel_generation_outweighs_a_nearer_part():
+    """Shares measured with today's kernels on one accelerator say nothing about those of an older generation."""
+    device = accelerator("h100-sxm5-80gb")
+    best, second, first = (efficiency(device).with_attention(kernel) for kernel in ("best", "flash-2", "flash-1"))
+    assert best.entries["attention_forward_frac"].part == "h100-sxm5-80gb"
+    assert second.entries["attention_forward_frac"].dtype == "flash-2"
+    assert first.attention_forward_frac < second.attention_forward_frac < best.attention_forward_frac
+    assert first.attention_backward_frac < second.attention_backward_frac < best.attention_backward_frac
+    assert second.gemm_frac == best.gemm_frac

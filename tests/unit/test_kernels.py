@@ -25,6 +25,7 @@ IDEAL = replace(
     launch_s=0.0,
     gemm_launch_s=0.0,
     attention_launch_s=0.0,
+    unaligned_frac=1.0,
     sustained_frac=1.0,
     grouped_serial_frac=0.0,
     accumulate_frac=0.0,
@@ -121,7 +122,7 @@ def test_half_rate_at_the_inner_extent_of_that_name():
 
 
 def test_memory_kernel():
-    eff = replace(IDEAL, launch_s=3e-6)
+    eff = replace(IDEAL, launch_s=3e-6, elementwise_frac=1.0)
     assert stream_s(2e12, DEVICE, eff) == pytest.approx(1.0)
     assert kernel_s(op("memory", byte=2e6, launches=4.0), DEVICE, eff, dtype="bf16") == pytest.approx(4 * 3e-6 + 1e-6)
 
@@ -200,3 +201,15 @@ def test_unknown_bandwidth_or_peak_is_refused():
         element_byte("fp3")
     with pytest.raises(MissingData, match="fp4"):
         kernel_s(op("gemm", m=1.0, n=1.0, k=1.0), DEVICE, IDEAL, dtype="fp4")
+
+
+def test_rows_that_miss_the_alignment_slow_a_batched_product_down():
+    eff = replace(IDEAL, unaligned_frac=0.1)
+
+    def seconds(width):
+        shape = {"flop": 2 * 2048 * 2048 * width * 64, "m": 2048.0, "n": 2048.0, "k": width, "count": 64.0}
+        return kernel_s(replace(op("attention", byte=1.0, **shape), batched=True), DEVICE, eff, dtype="bf16")
+
+    ideal = 2 * 2048 * 2048 * 64 / 1e15
+    assert seconds(112.0) == pytest.approx(112 * ideal, rel=1e-3)
+    assert seconds(108.0) == pytest.approx(108 * ideal / 0.1, rel=1e-3)

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
+from suanchou.cost.collectives import distinct
 from suanchou.cost.kernels import kernels_s
+from suanchou.model.architecture import MoE
 from suanchou.training.layer_time import LayerTime, layer_time
-from suanchou.training.memory import ActivationTable, activation_table
-from suanchou.training.strategy import Strategy
+from suanchou.training.memory import ActivationTable, activation_table, stage_parameters
+from suanchou.training.strategy import Strategy, layouts
 from suanchou.training.time import step_time
 
 NOTHING = ActivationTable(0.0, 0.0, 0.0, 0.0, 0.0)
@@ -27,10 +30,9 @@ PLAIN = LayerTime(
     embedding=0.5,
     head=3.0,
     head_tensor=0.0,
-    host_forward=0.0,
-    host_backward=0.0,
-    again=1.0,
     tensor_again=0.0,
+    again=1.0,
+    gradient=0.0,
 )
 
 
@@ -53,7 +55,7 @@ def test_one_stage(llama):
     assert float(step.slowest.total) == pytest.approx(32 * 3 + 3.5)
     assert float(step.bubble) == 0.0
     assert float(step.pipeline_send) == 0.0
-    assert float(step.total) == pytest.approx(64 * 99.5 + float(step.optimizer))
+    assert float(step.total) == pytest.approx(64 * 99.5 + float(step.optimizer + step.host_step))
 
 
 def test_the_head_makes_the_last_stage_slowest(llama):
@@ -171,25 +173,61 @@ def test_gradient_reduction_without_overlap_is_an_all_reduce(llama):
     n = sum(float(kind.parameters.split + kind.parameters.kv + kind.parameters.replicated) for kind in llama.kinds) * 32
     ends = sum(end.split + end.kv + end.replicated for end in llama.ends)
     byte = llama.stack.gradient_reduce_byte * (n + ends)
-    assert float(step.gradient_reduce) == pytest.approx(float(llama.fabric.all_reduce_s(byte, llama.group(64, 1))))
+    bucket = 64e6 * llama.stack.gradient_reduce_byte  # 1 million parameters a rank
+    one = float(llama.fabric.all_reduce_s(bucket, llama.group(64, 1)))
+    assert float(step.gradient_reduce) == pytest.approx(one * byte / bucket)
+    few = step_time(bare, Strategy(dp=8), PLAIN, NOTHING)
+    bucket = 40e6 * llama.stack.gradient_reduce_byte
+    one = float(llama.fabric.all_reduce_s(bucket, llama.group(8, 1)))
+    assert float(few.gradient_reduce) == pytest.approx(one * byte / bucket)
+    whole = replace(bare, stack=replace(bare.stack, bucket_parameter=1e12))
+    one = float(llama.fabric.all_reduce_s(byte, llama.group(64, 1)))
+    assert float(step_time(whole, Strategy(dp=64), PLAIN, NOTHING).gradient_reduce) == pytest.approx(one)
+    by_layer = replace(bare, stack=replace(bare.stack, bucket_parameter=0.0))
+    one = float(llama.fabric.all_reduce_s(byte / 32, llama.group(64, 1)))
+    assert float(step_time(by_layer, Strategy(dp=64), PLAIN, NOTHING).gradient_reduce) == pytest.approx(32 * one)
 
 
 def test_a_model_without_experts_calls_no_collective_for_them(llama):
     """Updated weights: one all-gather, of the dense ones."""
-    bare = replace(llama, stack=replace(llama.stack, overlap_parameter_gather=0.0))
+    bare = replace(llama, stack=replace(llama.stack, overlap_parameter_gather=0.0, bucket_parameter=1e12))
     step = step_time(bare, Strategy(dp=64, zero=1), PLAIN, NOTHING)
     n = sum(float(kind.parameters.split + kind.parameters.kv + kind.parameters.replicated) for kind in llama.kinds) * 32
     n += sum(end.split + end.kv + end.replicated for end in llama.ends)
     assert float(step.parameter_gather) == pytest.approx(float(llama.fabric.ring_s(2 * n, llama.group(64, 1))), rel=1e-9)
 
 
+def test_owners_of_whole_tensors_broadcast_them(llama):
+    dealt = replace(llama, stack=replace(llama.stack, overlap_parameter_gather=0.0, broadcast_weights=True))
+    n = sum(float(kind.parameters.split + kind.parameters.kv + kind.parameters.replicated) for kind in llama.kinds) * 32
+    n += sum(end.split + end.kv + end.replicated for end in llama.ends)
+    assert llama.n_tensor == 32 * 9  # four in the attention, three in the MLP, two norms
+    for ranks, owners in ((64, 64), (8, 8)):
+        expected = float(llama.fabric.chain_s(2 * n, llama.group(ranks, 1), owners))
+        found = step_time(dealt, Strategy(dp=ranks, zero=1), PLAIN, NOTHING).parameter_gather
+        assert float(found) == pytest.approx(expected)
+
+
+def test_a_table_shared_by_the_outer_stages_is_reduced_between_them(problem):
+    tied = problem("llama-3.2-1b", "dgx-h100:8", seq=2048, batch=64)
+    table = 128_256 * 2048
+    one = float(tied.fabric.all_reduce_s(table * 4, tied.group(2, 3)))
+    assert float(step_time(tied, Strategy(pp=4), PLAIN, NOTHING).gradient_reduce) == pytest.approx(one)
+    assert float(step_time(tied, Strategy(), PLAIN, NOTHING).gradient_reduce) == 0.0
+    assert float(step_time(tied, Strategy(pp=4, tp=2), PLAIN, NOTHING).gradient_reduce) == pytest.approx(
+        float(tied.fabric.all_reduce_s(table * 2, tied.group(2, 6)))
+    )
+
+
 def test_gradient_reduction_hides_all_but_the_last_bucket_and_the_cores_it_takes(llama):
     bare = replace(llama, stack=replace(llama.stack, overlap_gradient_reduce=0.0))
     whole = float(step_time(bare, Strategy(dp=64), PLAIN, NOTHING).gradient_reduce)
     free = float(step_time(without_stolen_cores(llama), Strategy(dp=64), PLAIN, NOTHING).gradient_reduce)
-    assert free == pytest.approx(llama.stack.bucket_frac * whole)
+    n = sum(float(kind.parameters.split + kind.parameters.kv + kind.parameters.replicated) for kind in llama.kinds) * 32
+    last = 64e6 / (n + sum(end.split + end.kv + end.replicated for end in llama.ends))
+    assert free == pytest.approx(last * whole)
     hidden = float(step_time(llama, Strategy(dp=64), PLAIN, NOTHING).gradient_reduce)
-    assert hidden == pytest.approx(max(llama.stack.bucket_frac, llama.eff.overlap_core_frac) * whole)
+    assert hidden == pytest.approx(max(last, llama.eff.overlap_core_frac) * whole)
 
 
 def test_zero_2_reduces_with_every_micro_batch(llama):
@@ -228,15 +266,43 @@ def test_sends_between_stages(llama):
     eighth = float(llama.fabric.send_s(byte / 8, 16))
     sp = step_time(exposed, Strategy(pp=4, tp=8, dp=2, sp=1), PLAIN, NOTHING)
     assert float(sp.pipeline_send) == pytest.approx(2 * (3 + 32) * eighth)
+    # Stages of one node send over its links, but where the chain leaves the node, and that send sets the pace.
+    near, far = float(llama.fabric.send_s(byte, 4)), float(llama.fabric.send_s(byte, 8))
+    mixed = step_time(exposed, Strategy(pp=4, tp=4), PLAIN, NOTHING)
+    assert float(mixed.pipeline_send) == pytest.approx(2 * (2 * near + far + 64 * far))
+    # Scattered sends pass on an eighth, and gather it over TP.
+    scatter = replace(exposed, stack=replace(exposed.stack, scatter_sends=True))
+    gather = float(llama.fabric.ring_s(byte, llama.group(8, 1)))
+    step = step_time(scatter, Strategy(pp=4, tp=8, dp=2), PLAIN, NOTHING)
+    assert float(step.pipeline_send) == pytest.approx(2 * (3 + 32) * (eighth + gather))
 
 
 def test_tensor_parallel_joins_two_blocks_a_layer_and_direction(llama):
     t = layer_time(llama, Strategy(tp=8))
     byte = 2048 * 4096 * 2
     reduce_s = float(llama.fabric.all_reduce_s(byte, llama.group(8, 1)))
-    assert float(t.tensor_forward) == float(t.tensor_backward) == pytest.approx(2 * reduce_s)
-    overlapped = replace(llama, stack=replace(llama.stack, overlap_tensor_parallel=1.0))
-    assert float(layer_time(overlapped, Strategy(tp=8)).tensor_forward) == 0.0
+    assert float(t.tensor_forward) == pytest.approx(2 * reduce_s)
+    bare = replace(llama, stack=replace(llama.stack, overlap_tensor_backward=0.0))
+    assert float(layer_time(bare, Strategy(tp=8)).tensor_backward) == pytest.approx(2 * reduce_s)
+    # Beside weight gradients, a quarter of the backward products, the reduction of input gradients is hidden.
+    free = layer_time(without_stolen_cores(llama), Strategy(tp=8))
+    assert float(free.tensor_backward) == pytest.approx(max(0.0, 2 * reduce_s - float(free.backward) / 4))
+    # SP scatters and gathers, and gathers once more backward.
+    ring = float(llama.fabric.ring_s(byte, llama.group(8, 1)))
+    split = layer_time(bare, Strategy(tp=8, sp=1))
+    assert float(split.tensor_forward) == pytest.approx(4 * ring)
+    assert float(split.tensor_backward) == pytest.approx(6 * ring)
+
+
+def test_tensor_parallel_behind_its_own_products_leaves_the_first_piece(llama):
+    pieces = replace(llama, stack=replace(llama.stack, overlap_tensor_parallel=1.0))
+    pieces.__dict__["eff"] = replace(llama.eff, overlap_core_frac=0.0)
+    byte = 2048 * 4096 * 2
+    two, eight = layer_time(pieces, Strategy(tp=2)), layer_time(pieces, Strategy(tp=8))
+    reduce_s = float(pieces.fabric.all_reduce_s(byte, pieces.group(2, 1)))
+    assert float(two.tensor_forward) == pytest.approx(reduce_s)  # half of two, the other half hides
+    reduce_s = float(pieces.fabric.all_reduce_s(byte, pieces.group(8, 1)))
+    assert float(eight.tensor_forward) == pytest.approx(reduce_s / 4 + max(0.0, reduce_s * 7 / 4 - float(eight.forward)))
 
 
 def test_a_parallel_block_joins_once(problem):
@@ -250,12 +316,59 @@ def test_experts_exchange_tokens_twice_a_direction(problem):
     t = layer_time(mixtral, Strategy(ep=8, dp=8))
     one = float(mixtral.fabric.all_to_all_s(2048 * 2 * 4096 * 2, mixtral.group(8, 1)))
     assert float(t.expert) == pytest.approx(2 * one)
+    hidden = replace(mixtral, stack=replace(mixtral.stack, overlap_expert_parallel=1.0))
+    hidden.__dict__["eff"] = replace(mixtral.eff, overlap_core_frac=0.0)
+    window = (float(t.forward) + float(t.backward)) / 2
+    assert float(layer_time(hidden, Strategy(ep=8, dp=8)).expert) == pytest.approx(max(0.0, 2 * one - window))
+    # EP over two nodes follows the rule for EP that leaves a domain.
+    assert float(layer_time(hidden, Strategy(ep=8, dp=8, tp=8)).expert) == pytest.approx(
+        float(layer_time(mixtral, Strategy(ep=8, dp=8, tp=8)).expert)
+    )
     assert float(layer_time(mixtral, Strategy(dp=8)).expert) == 0.0
     exchange = PLAIN._replace(expert=0.1, context_forward=0.2, context_backward=0.3)
     for share in (0.0, 0.5, 1.0):
         slowest = step_time(mixtral, Strategy(full_frac=share), exchange, NOTHING).slowest
         assert float(slowest.expert_parallel) == pytest.approx(32 * 0.1 * (2 + share))
         assert float(slowest.context_parallel) == pytest.approx(32 * (0.2 * (1 + share) + 0.3))
+
+
+def test_ways_to_dispatch(problem):
+    v3 = problem("deepseek-v3", "dgx-h100:8", seq=2048, batch=64)
+    token = 2048 * 7168
+
+    def expert(name: str, **fields) -> float:
+        other = replace(v3, stack=replace(v3.stack, expert_dispatch=name, expert_dispatch_byte=1.0))
+        share = sum(kind.share for kind in v3.kinds if isinstance(kind.layer.ffn, MoE))
+        return float(layer_time(other, Strategy(**fields)).expert) / share
+
+    group = v3.group(64, 1)
+    assert expert("all-to-all", ep=64, dp=64) == pytest.approx(2 * float(v3.fabric.all_to_all_s(token * 8 * 2, group)))
+    assert expert("all-gather", ep=64, dp=64) == pytest.approx(2 * float(v3.fabric.ring_s(token * 64 * 2, group)))
+    near, far = (float(distinct(n, 256, 8, n_group=8, top_group=4)) for n in (64, 8))
+    one = float(v3.fabric.dispatch_s(token * 2, group, near, far))
+    assert expert("one-copy", ep=64, dp=64) == pytest.approx(2 * one)
+    assert one < 0.5 * float(v3.fabric.all_to_all_s(token * 8 * 2, group))
+    # Dispatch in fp8 halves one of the two.
+    narrow = float(v3.fabric.dispatch_s(token, group, near, far))
+    assert expert("one-copy", ep=64, dp=64, fp8=1) == pytest.approx(one + narrow)
+
+
+def test_whole_experts_take_their_ranks_out_of_tp_as_well(problem):
+    """EP 16 on TP 2 and DP 8: split experts would need DP 16; whole ones leave TP nothing to join but the shared expert."""
+    v3 = problem("deepseek-v3", "dgx-h100:2", seq=2048, batch=64)
+    whole = replace(v3, stack=replace(v3.stack, expert_tensor=False))
+    s = Strategy(tp=2, dp=8, ep=16, sp=1)
+    assert tuple(map(float, whole.expert_replicas(s))) == (1.0, 16.0)
+    assert tuple(map(float, v3.expert_replicas(replace(s, ep=8)))) == (1.0, 16.0)
+    assert float(whole.expert_tp(s)) == 1.0
+    assert float(whole.expert_tp(replace(s, ep=1))) == 2.0
+    both = stage_parameters(whole, s, "middle").expert, stage_parameters(v3, replace(s, ep=8), "middle").expert
+    assert float(both[0]) == pytest.approx(float(both[1]))  # as many on a rank either way
+    found = layouts(whole.work, 16, fp8=False, fixed={"tp": 2, "pp": 1}, expert_tensor=False)[0]
+    assert float(np.max(found.ep)) == 16.0
+    assert float(np.max(layouts(v3.work, 16, fp8=False, fixed={"tp": 2, "pp": 1})[0].ep)) == 8.0
+    split_s, whole_s = (layer_time(p, t).tensor_forward for p, t in ((v3, replace(s, ep=8)), (whole, s)))
+    assert float(whole_s) < float(split_s)
 
 
 def test_the_ring_of_keys_and_values_hides_behind_attention(llama):
@@ -304,6 +417,54 @@ def test_half_a_batch_of_sequences_is_not_more_than_half_as_quick(llama):
     assert float(two.forward) <= 2 * float(one.forward)
     acts = activation_table(llama, Strategy())
     assert float(acts.none) > 0
+
+
+def stacked(problem, **fields):
+    """The same problem with some fields of its stack replaced."""
+    return replace(problem, stack=replace(problem.stack, **fields))
+
+
+def test_the_host_holds_up_a_whole_micro_batch_and_never_shortens_it(llama):
+    for full in (0.0, 1.0):
+        s = Strategy(full_frac=full)
+        device = float(step_time(stacked(llama, host_layer_s=0.0), s, PLAIN, NOTHING).slowest.total)
+        passes = 32 * (2 + full)
+        assert device == pytest.approx(32 * (3 + full) + 3.5)
+        for host in (1.0, 1.5, 3.0):
+            found = step_time(stacked(llama, host_layer_s=host), s, PLAIN, NOTHING).slowest
+            assert float(found.total) == pytest.approx(max(device, passes * host))
+
+
+def test_passes_over_gradients_follow_the_parameters_of_a_rank(llama):
+    plain, passes = stacked(llama, gradient_pass_byte=0.0), stacked(llama, gradient_pass_byte=18.0)
+    for tp in (1, 2, 4):
+        s = Strategy(tp=tp)
+        assert float(layer_time(plain, s).gradient) == 0.0
+        parameters = sum(kind.share * (kind.parameters.split + kind.parameters.kv) / tp for kind in llama.kinds)
+        parameters += sum(kind.share * kind.parameters.replicated for kind in llama.kinds)
+        rate = llama.accelerator.memory_bandwidth_byte_per_s * llama.eff.memory_frac
+        assert float(layer_time(passes, s).gradient) == pytest.approx(18 * parameters / rate)
+
+
+def test_recomputation_that_stops_early_costs_less_by_the_last_product(llama):
+    late, early = (layer_time(stacked(llama, early_stop=stop), Strategy()) for stop in (False, True))
+    assert float(late.again) == float(late.forward) == float(early.forward)
+    assert 0.6 * float(late.again) < float(early.again) < 0.85 * float(late.again)
+
+
+def test_zero_1_by_all_reduce_costs_about_twice_the_reduce_scatter(problem):
+    p = problem("llama-3.1-8b", "dgx-h100:16")
+    exposed = {"overlap_gradient_reduce": 0.0, "bucket_frac": 1.0}
+    t = layer_time(p, Strategy(tp=8, dp=16, zero=1))
+    scatter, reduce = (
+        float(
+            step_time(
+                stacked(p, gradient_all_reduce=whole, **exposed), Strategy(tp=8, dp=16, zero=1), t, NOTHING
+            ).gradient_reduce
+        )
+        for whole in (False, True)
+    )
+    assert reduce == pytest.approx(2 * scatter, rel=0.05)
 
 
 def test_slices_of_a_torus_wait_for_each_other_as_one(problem):

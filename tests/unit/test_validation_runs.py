@@ -96,5 +96,16 @@ def test_every_framework_of_the_open_data_has_a_stack():
     assert {stack(entry["stack"]).name for entry in policy()["frameworks"]}
     assert framework("Megatron-DeepSpeed", "zero-1 (DeepSpeed BF16 optimizer)").stack == "deepspeed-megatron-bf16"
     assert framework("Megatron-DeepSpeed 3D", "zero-1").stack == "deepspeed-megatron"
+    assert framework("Megatron-DeepSpeed 3D", "zero-1", "bf16").stack == "deepspeed-megatron-bf16"
     assert framework("Megatron-LM", "").stack == "megatron-2021"
     assert framework("Megatron-LM 0.14 / TE 2.11", "").stack == "megatron-core"
+
+
+def test_recomputation_that_a_source_does_not_state_is_unknown():
+    """The column may hold an assumption; the notes say so."""
+    stated, assumed = open_runs("training_runs"), open_runs("training_sweep_single_node")
+    assert {run.recompute for run in assumed} == {"full"}
+    assert all(recompute(run) is None for run in assumed)
+    full = [run for run in stated if run.recompute == "full"]
+    assert len(full) > 100
+    assert all(recompute(run) == (1.0, 0) for run in full)

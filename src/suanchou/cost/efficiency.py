@@ -38,6 +38,7 @@ QUANTITIES: Mapping[str, str] = MappingProxyType(
         "launch_s": "time of an empty kernel in a stream of kernels",
         "gemm_launch_s": "time of a GEMM with next to nothing to do",
         "attention_launch_s": "time of an attention kernel with next to nothing to do",
+        "unaligned_frac": "share of its rate that a batched product keeps whose rows are no multiples of 16 bytes",
         "tile_m": "rows of the largest output tile of one core",
         "tile_n": "columns of the largest output tile of one core",
         "tile_edge": "cost of loading one row of a tile's edge, in elements of its area",
@@ -51,7 +52,7 @@ QUANTITIES: Mapping[str, str] = MappingProxyType(
         "gather_frac": "the same for all-gather and reduce-scatter",
         "exchange_frac": "the same for all-to-all",
         "send_frac": "the same for a send between two ranks",
-        "scale_out_frac": "share of the network port a large collective reaches",
+        "scale_out_frac": "share of the network port a large collective reaches between two domains",
         "collective_launch_s": "fixed time of a collective call",
         "collective_low_frac": "rate of the protocol for small messages over that for large ones",
         "collective_bulk_s": "time the protocol for large messages needs to start",
@@ -60,10 +61,15 @@ QUANTITIES: Mapping[str, str] = MappingProxyType(
         "overlap_core_frac": "share of the cores that a collective takes from the kernels it hides behind",
         "host_memory_byte_per_s": "host memory bandwidth per accelerator that an offloaded optimizer gets",
         "host_link_byte_per_s": "host link per accelerator, one way, where the catalogue does not know it",
+        "scale_out_crowd_frac": "share of the time that colliding flows add per doubling of the domains of a collective",
+        "collective_bulk_hop": "time of a hop in the protocol for large messages over one in that for small ones",
+        "collective_tree_frac": "rate of a tree all-reduce between domains over that of a ring",
+        "dispatch_byte_per_s": "bytes per second, of all copies, that kernels handing tokens to experts move per accelerator",
     }
 )
 
 _ANY = "*"
+_KERNEL = "flash-"
 _PCIE = "pcie"
 _COLLECTIVE = (
     "scale_up_frac",
@@ -123,6 +129,7 @@ class Efficiency:
     launch_s: float
     gemm_launch_s: float
     attention_launch_s: float
+    unaligned_frac: float
     tile_m: float
     tile_n: float
     tile_edge: float
@@ -145,6 +152,10 @@ class Efficiency:
     overlap_core_frac: float
     host_memory_byte_per_s: float
     host_link_byte_per_s: float
+    scale_out_crowd_frac: float
+    collective_bulk_hop: float
+    collective_tree_frac: float
+    dispatch_byte_per_s: float
     entries: Mapping[str, EfficiencyValue]
     variants: Mapping[str, Mapping[str, EfficiencyValue]] = field(default_factory=dict)
 
@@ -224,7 +235,8 @@ def _entries(path: tuple[str, ...]) -> tuple[Mapping[str, EfficiencyValue], Mapp
             raise MissingData(f"no {name} for {path[0]}", where="efficiency.csv")
         entries[name] = found
         for dtype, differing in variants.items():
-            own = _entry(path, name, (dtype, _ANY))
+            # a kernel generation outweighs a nearer part: that one was measured with other kernels
+            own = _entry(path, name, (dtype,) if dtype.startswith(_KERNEL) else (dtype, _ANY))
             if own is not None and own.dtype == dtype:
                 differing[name] = own
     links = ((part, _ANY, name) for part in (_PCIE, path[0]) for name in _COLLECTIVE)

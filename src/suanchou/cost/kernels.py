@@ -146,6 +146,17 @@ def stream_s(byte: Num, accelerator: Accelerator, eff: Efficiency) -> Num:
     return byte / (bandwidth * eff.memory_frac)
 
 
+_ROW_BYTE = 16.0
+"""Matrix units load rows that begin at multiples of this (NVIDIA, Matrix Multiplication Background User's Guide)."""
+
+
+def _aligned_frac(op: Operator, byte: float, eff: Efficiency) -> Num:
+    """Share of its rate that a batched product of activations keeps; weights and whole batches are padded, heads are not."""
+    odd = sum((np.asarray(extent) * byte % _ROW_BYTE for extent in (op.m, op.n, op.k)), start=np.asarray(0.0))
+    share: Num = np.where(odd > 0, eff.unaligned_frac, 1.0)
+    return share
+
+
 def _linear_s(op: Operator, accelerator: Accelerator, base: Efficiency, dtype: str, gemm_dtype: str) -> Num:
     """A GEMM, grouped or batched GEMM, with what surrounds it in a narrower type or with accumulation in place."""
     eff = base.for_dtype(gemm_dtype)
@@ -161,6 +172,8 @@ def _linear_s(op: Operator, accelerator: Accelerator, base: Efficiency, dtype: s
         compute_s = grouped_compute_s(op.m, op.n, op.k, op.count, peak, eff)
     else:
         compute_s = gemm_compute_s(op.m, op.n, op.k, op.count, peak, eff)
+    if op.batched:
+        compute_s = compute_s / _aligned_frac(op, wide, eff)
     accumulated = np.maximum(op.byte - wide * (left + right + out), 0.0)
     scale = eff.memory_frac / eff.gemm_memory_frac
     exposed_s = eff.accumulate_frac * scale * stream_s(accumulated, accelerator, eff)

@@ -135,7 +135,9 @@ def _core_saved(
         inputs = inputs + beside
     yield Saved(name=f"{prefix}.core.input", byte=e * inputs)
     # the core's backward needs its output as it was; a linear layer in a narrower type keeps a copy of its own
-    yield Saved(name=f"{prefix}.out.input", byte=e * o + shape.kept_byte * (shape.kept_byte < e) * o)
+    kept = shape.kept_byte
+    copy: Num = kept * (kept < e) * o  # type: ignore[assignment]  # a product with a truth value is a Num
+    yield Saved(name=f"{prefix}.out.input", byte=e * o + copy)
     if selective:
         return
     if eager:

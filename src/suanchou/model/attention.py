@@ -47,13 +47,16 @@ def kv_head_per_rank(n_kv_head: int, tp: Num) -> Num:
 def norm_step(name: str, shape: Shape, *, token: Num, width: Num, kind: str) -> Step:
     """A norm over ``width`` channels of ``token`` rows.
 
-    Fused (or LayerNorm, which every framework runs as one kernel): read, write; backward reads input and gradient, writes one.
-    An unfused RMSNorm upcasts to fp32, squares, averages, scales, casts back and multiplies by its weight, a kernel each.
+    Fused: read, write; backward reads input and gradient, writes one. LayerNorm is one kernel forward in every framework;
+    torch's own runs two backward, the second reads input and gradient again for the gradients of its weights. An unfused
+    RMSNorm upcasts to fp32, squares, averages, scales, casts back and multiplies by its weight, a kernel each.
     """
     e = shape.element_byte
     rows = token * width
-    if shape.fused or shape.fused_norm or kind == "layer":
+    if shape.fused or (shape.fused_norm and kind != "layer"):
         return memory(name, forward=rows * 2.0 * e, backward=rows * 3.0 * e)
+    if kind == "layer":
+        return memory(name, forward=rows * 2.0 * e, backward=rows * 5.0 * e, launches=(1.0, 2.0))
     return memory(name, forward=rows * (4.0 * e + 28.0), backward=rows * (10.0 * e + 56.0), launches=(6.0, 11.0))
 
 
@@ -161,12 +164,15 @@ def attention_steps(a: Attention, d_model: int, shape: Shape, *, prefix: str = "
     kv_width = kv_heads * (a.d_head + a.d_v)
     key_token = shape.encoder_token if a.cross else token
     if a.shares_kv:
-        yield gemm(f"{prefix}.q", shape, m=token, n=q_width, k=d_in)
+        yield gemm(f"{prefix}.q", shape, m=token, n=q_width, k=d_in, bias=a.q_bias)
     elif a.cross or a.d_source is not None:
-        yield gemm(f"{prefix}.q", shape, m=token, n=q_width, k=d_in)
-        yield gemm(f"{prefix}.kv", shape, m=key_token, n=kv_width, k=a.d_source or d_in)
+        yield gemm(f"{prefix}.q", shape, m=token, n=q_width, k=d_in, bias=a.q_bias)
+        yield gemm(f"{prefix}.kv", shape, m=key_token, n=kv_width, k=a.d_source or d_in, bias=a.kv_bias)
     else:
-        yield gemm(f"{prefix}.qkv", shape, m=token, n=q_width + kv_width, k=d_in)
+        yield gemm(f"{prefix}.qkv", shape, m=token, n=q_width + kv_width, k=d_in, bias=a.q_bias)
+        if not shape.fused:
+            # autograd joins the gradients of the three parts of the product before it goes on
+            yield memory(f"{prefix}.split", forward=0.0, backward=2.0 * e * token * (q_width + kv_width), launches=(0.0, 1.0))
     q, k = token * heads * a.d_head, 0.0 if a.shares_kv else key_token * kv_heads * a.d_head
     if a.qk_norm != "none":
         yield norm_step(f"{prefix}.qk_norm", shape, token=1.0, width=q + k, kind="layer" if a.qk_norm_bias else "rms")
@@ -187,4 +193,4 @@ def attention_steps(a: Attention, d_model: int, shape: Shape, *, prefix: str = "
     o = token * heads * a.d_v
     if a.output_gate:
         yield memory(f"{prefix}.gate", forward=3.0 * e * o, backward=5.0 * e * o)
-    yield gemm(f"{prefix}.out", shape, m=token, n=d_model, k=heads * a.d_v)
+    yield gemm(f"{prefix}.out", shape, m=token, n=d_model, k=heads * a.d_v, bias=a.out_bias)

@@ -26,9 +26,9 @@ def _activation(name: str, shape: Shape, gated: bool, element: Num) -> Step:
 def mlp_steps(mlp: MLP, d_model: int, shape: Shape, *, prefix: str = "mlp") -> Iterator[Step]:
     """Up (and gate, as one GEMM), activation, down; the inner width is split over TP."""
     width = mlp.d_ff / shape.tp
-    yield gemm(f"{prefix}.up", shape, m=shape.token, n=width * (2.0 if mlp.gated else 1.0), k=d_model)
+    yield gemm(f"{prefix}.up", shape, m=shape.token, n=width * (2.0 if mlp.gated else 1.0), k=d_model, bias=mlp.up_bias)
     yield _activation(f"{prefix}.activation", shape, mlp.gated, shape.token * width)
-    yield gemm(f"{prefix}.down", shape, m=shape.token, n=d_model, k=width)
+    yield gemm(f"{prefix}.down", shape, m=shape.token, n=d_model, k=width, bias=mlp.down_bias)
 
 
 def _visits(moe: MoE) -> float:

@@ -28,6 +28,7 @@ __all__ = [
     "head_forward",
     "layer_backward",
     "layer_forward",
+    "layer_recompute",
     "mixer_steps",
 ]
 
@@ -115,6 +116,22 @@ def layer_backward(layer: Layer, d_model: int, shape: Shape) -> tuple[Operator, 
     return _backward(_layer_steps(layer, d_model, shape))
 
 
+def layer_recompute(forward: tuple[Operator, ...], *, early_stop: bool) -> tuple[Operator, ...]:
+    """What full recomputation runs again of a layer's ``forward``: all of it, or with ``early_stop`` what backward needs.
+
+    Backward needs the inputs of the last product, not its result, nor the residual sum: the down projection of an MLP and what
+    follows it run no second time, unless a norm stands behind it.
+    """
+    if not early_stop:
+        return forward
+    kept = list(forward)
+    while kept and kept[-1].name.startswith("residual."):
+        kept.pop()
+    if kept and kept[-1].name == "mlp.down" and all(op.name != "norm.mlp_out" for op in forward):
+        kept.pop()
+    return tuple(kept)
+
+
 def _embedding_steps(arch: Architecture, shape: Shape) -> Iterator[Step]:
     """Gather rows of the table, project them to the model width where they are narrower, add learned positions, norm.
 
@@ -137,8 +154,10 @@ def _head_steps(arch: Architecture, shape: Shape) -> Iterator[Step]:
     """Final norm, what the family adds, logits over ``vocab / tp``, cross-entropy.
 
     The loss passes over the logits. ``fused``: a read forward, a read and a write backward. ``torch``: upcast to fp32 and
-    log-softmax; backward its gradient and the cast back. ``megatron``: the vocabulary-parallel loss of Megatron-LM, in fp32 a
-    kernel each for upcast, maximum, subtraction, exponential, sum and division; backward scale, mask and cast.
+    log-softmax; backward its gradient and the cast back. ``composer``: the fused one, and upcast and log-softmax for each of
+    the two metrics that training computes beside it (cross-entropy and perplexity). ``megatron``: the vocabulary-parallel
+    loss of Megatron-LM, in fp32 a kernel each for upcast, maximum, subtraction, exponential, sum and division; backward
+    scale, mask and cast.
     """
     width = arch.d_embed or arch.d_model
     e = shape.element_byte
@@ -152,6 +171,7 @@ def _head_steps(arch: Architecture, shape: Shape) -> Iterator[Step]:
     forward, backward, launches = {
         "fused": (e, 2.0 * e, (1.0, 1.0)),
         "torch": (e + 12.0, e + 16.0, (3.0, 3.0)),
+        "composer": (e + 2.0 * (e + 12.0), 2.0 * e, (7.0, 1.0)),
         "megatron": (e + 36.0, e + 20.0, (6.0, 3.0)),
     }[shape.loss]
     yield memory("head.loss", forward=forward * logits, backward=backward * logits, launches=launches)

@@ -40,7 +40,6 @@ class Shape:
     linear_byte : bytes of an element of what linear layers keep of their input for backward; ``None``: as ``element_byte``.
     activation_byte : the same for inputs of the MLP's activation function.
     frozen : the model's weights are not trained; adapters on the attention projections are.
-    accumulate_fused : a wgrad kernel adds to the gradient buffer itself; else a kernel of its own adds its result.
     """
 
     batch: Num
@@ -57,9 +56,8 @@ class Shape:
     imbalance: Num = 1.0
     fused: bool = True
     fused_norm: bool = False
-    loss: Literal["fused", "torch", "megatron"] = "fused"
+    loss: Literal["fused", "torch", "composer", "megatron"] = "fused"
     dropout: bool = False
-    accumulate_fused: bool = True
     linear_byte: Num | None = None
     activation_byte: Num | None = None
     frozen: bool = False
@@ -128,25 +126,23 @@ def _gemm(name: str, m: Num, n: Num, k: Num, byte: Num) -> Operator:
     return Operator(name=name, kind="gemm", flop=2.0 * m * n * k, byte=byte, m=m, n=n, k=k)
 
 
-def gemm(name: str, shape: Shape, *, m: Num, n: Num, k: Num) -> Step:
+def gemm(name: str, shape: Shape, *, m: Num, n: Num, k: Num, bias: bool = False) -> Step:
     """A linear layer: ``m x k`` activations by ``k x n`` weights; backward is dgrad and wgrad.
 
-    Traffic counts each operand once; wgrad reads and writes the gradient buffer, or leaves that to a kernel of its own.
+    Traffic counts each operand once; wgrad reads and writes the gradient buffer. A bias costs nothing forward (an epilogue of
+    the product) and backward a kernel that sums the output's gradient over the rows.
     """
     e = shape.element_byte
     once = e * (m * k + k * n + m * n)
-    wgrad: tuple[Operator, ...]
-    if not shape.accumulate_fused:
-        wgrad = (_gemm(f"{name}.wgrad", k, n, m, once), _accumulate(name, shape, k * n))
-    else:
-        wgrad = (_gemm(f"{name}.wgrad", k, n, m, e * (m * k + m * n) + 2.0 * shape.gradient_byte * k * n),)
-    return Step(_gemm(name, m, n, k, once), (_gemm(f"{name}.dgrad", m, k, n, once), *wgrad))
-
-
-def _accumulate(name: str, shape: Shape, weight: Num) -> Operator:
-    """The kernel that adds the gradients of ``weight`` weights to their buffer."""
-    byte = (shape.element_byte + 2.0 * shape.gradient_byte) * weight
-    return Operator(name=f"{name}.accumulate.wgrad", kind="memory", flop=0.0, byte=byte)
+    summed = (Operator(name=f"{name}.bias", kind="memory", flop=0.0, byte=e * m * n),) if bias else ()
+    return Step(
+        _gemm(name, m, n, k, once),
+        (
+            _gemm(f"{name}.dgrad", m, k, n, once),
+            _gemm(f"{name}.wgrad", k, n, m, e * (m * k + m * n) + 2.0 * shape.gradient_byte * k * n),
+            *summed,
+        ),
+    )
 
 
 def _grouped(name: str, count: Num, m: Num, n: Num, k: Num, byte: Num) -> Operator:
@@ -157,13 +153,11 @@ def grouped_gemm(name: str, shape: Shape, *, count: Num, m: Num, n: Num, k: Num)
     """``count`` experts, each with ``m`` rows through its own ``k x n`` weights; backward is dgrad and wgrad."""
     e = shape.element_byte
     once = count * e * (m * k + k * n + m * n)
-    wgrad: tuple[Operator, ...]
-    if not shape.accumulate_fused:
-        wgrad = (_grouped(f"{name}.wgrad", count, k, n, m, once), _accumulate(name, shape, count * k * n))
-    else:
-        byte = count * (e * (m * k + m * n) + 2.0 * shape.gradient_byte * k * n)
-        wgrad = (_grouped(f"{name}.wgrad", count, k, n, m, byte),)
-    return Step(_grouped(name, count, m, n, k, once), (_grouped(f"{name}.dgrad", count, m, k, n, once), *wgrad))
+    wgrad = count * (e * (m * k + m * n) + 2.0 * shape.gradient_byte * k * n)
+    return Step(
+        _grouped(name, count, m, n, k, once),
+        (_grouped(f"{name}.dgrad", count, m, k, n, once), _grouped(f"{name}.wgrad", count, k, n, m, wgrad)),
+    )
 
 
 def memory(

@@ -26,11 +26,15 @@ _CAUSES = {
     "embedding_head": N_("embedding, head and loss"),
     "host_transfer": N_("offload transfers"),
     "weight_gather": N_("ZeRO-3 weight gathers"),
+    "gradient_pass": N_("passes over gradients"),
+    "host_launch": N_("waiting for the host"),
     "pipeline_bubble": N_("pipeline bubble"),
     "pipeline_send": N_("pipeline sends"),
     "gradient_reduce": N_("gradient reduction"),
     "parameter_gather": N_("parameter gather"),
     "optimizer": N_("optimizer step"),
+    "straggler": N_("waiting for the slowest rank"),
+    "host_step": N_("host work per step"),
 }
 _COMPONENTS = {
     "weight": N_("weights"),

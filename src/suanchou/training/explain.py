@@ -29,6 +29,7 @@ STEP_NAMES = (
     "embedding_head",
     "host_transfer",
     "weight_gather",
+    "gradient_pass",
     "host_launch",
     "pipeline_bubble",
     "pipeline_send",
@@ -46,6 +47,7 @@ _MEANING = {
     "expert_parallel": "tokens sent to experts and back, forward and backward",
     "embedding_head": "embedding, head and loss on this stage",
     "host_transfer": "offloaded weights and activations, what compute does not hide",
+    "gradient_pass": "gradients copied, cast and accumulated beside the products that make them",
     "host_launch": "the host launches kernels more slowly than the device runs them",
     "weight_gather": "ZeRO-3 gathers, what compute does not hide",
 }
@@ -82,7 +84,7 @@ def explain_step(problem: Problem, s: Strategy, t: LayerTime, acts: ActivationTa
     children = [_kernel_tree(problem, s, step, "forward", eff_source), _kernel_tree(problem, s, step, "backward", eff_source)]
     for name in STEP_NAMES[2:]:
         seconds = parts[name]
-        kernel = name in ("recompute", "embedding_head")
+        kernel = name in ("recompute", "embedding_head", "gradient_pass")
         children.append(
             Estimate(
                 name=name,
@@ -111,7 +113,7 @@ def _formula(problem: Problem, s: Strategy, step: StepTime, name: str, m: float,
             "less what the last backward hides, at least the last bucket"
         ),
         "parameter_gather": lambda: "updated weights over the ZeRO group, less what the first forward hides",
-        "optimizer": lambda: f"{default('optimizer_traffic_byte').value:g} byte per local parameter over the memory bandwidth",
+        "optimizer": lambda: f"{problem.stack.optimizer_traffic_byte:g} byte per local parameter over the memory bandwidth",
         "straggler": lambda: (
             f"{problem.eff.straggler_frac:g} * sqrt(2 ln {_number(s.n_rank):g} ranks) of the step: all wait for the slowest"
         ),

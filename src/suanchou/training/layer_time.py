@@ -6,17 +6,18 @@ from typing import NamedTuple
 
 import numpy as np
 
-from suanchou.cost.kernels import element_byte, kernels_s
-from suanchou.model.architecture import MLP, Layer, MoE
+from suanchou.cost.kernels import kernels_s, stream_s
+from suanchou.model.architecture import MoE
 from suanchou.model.layer_operators import (
     embedding_backward,
     embedding_forward,
     head_backward,
     head_forward,
+    layer_recompute,
 )
 from suanchou.model.operators import Num, Operator
 from suanchou.training.adapters import without_weight_gradients
-from suanchou.training.communication import context_s, expert_s, tensor_collectives
+from suanchou.training.communication import context_s, expert_s, head_tensor_s, layer_parameters, tensor_s
 from suanchou.training.problem import Problem
 from suanchou.training.strategy import Strategy
 
@@ -39,10 +40,9 @@ class LayerTime(NamedTuple):
     embedding: Num
     head: Num
     head_tensor: Num
-    host_forward: Num
-    host_backward: Num
     again: Num
     tensor_again: Num
+    gradient: Num
 
 
 def _seconds(problem: Problem, ops: tuple[Operator, ...], s: Strategy, phase: str) -> Num:
@@ -56,59 +56,35 @@ def _seconds(problem: Problem, ops: tuple[Operator, ...], s: Strategy, phase: st
     return np.where(fp8, fast, plain)
 
 
-def _gathered_frac(problem: Problem, s: Strategy) -> Num:
-    """Share of the volume of a reduce-scatter and all-gather that is left where the gather carries the narrower type.
-
-    With SP the linear layer gathers its input. Stacks that quantise first send what the product reads.
-    """
-    if not problem.stack.narrow_gather:
-        return 1.0
-    narrow = element_byte(problem.work.low_dtype) / element_byte(problem.work.dtype)
-    return np.where((np.asarray(s.fp8) > 0) & (np.asarray(s.sp) > 0), (1.0 + narrow) / 2.0, 1.0)
-
-
-def _unneeded(layer: Layer) -> tuple[str, ...]:
-    """Kernels at the end of a layer whose result no gradient of the layer needs.
-
-    A dense MLP's last product and residual, where no norm follows. Behind experts the router's gradient needs the product.
-    """
-    if not isinstance(layer.ffn, MLP) or layer.parallel or len(layer.norms) > 2 + (layer.cross is not None):
-        return ()
-    return ("mlp.down", "residual.ffn")
-
-
 def layer_time(problem: Problem, s: Strategy) -> LayerTime:
     """Price the layouts in ``s`` (1-D arrays): kernels, and the communication inside layers that stays exposed.
 
-    TP moves each block's output once forward and once backward, as an all-reduce or, with SP, a reduce-scatter and an
-    all-gather of the same volume. CP passes keys and values round a ring, and their gradients back, behind the attention
-    kernel. EP sends every token to its experts and back. Multi-token-prediction layers and their heads run with the
-    head on the last stage; their own communication is left out. The host needs its time to launch the
-    kernels of a layer; a device that is quicker waits for it (``host_forward``, ``host_backward``). Full recomputation runs
-    ``again`` and ``tensor_again``: the forward pass, or what of it gradients need.
+    TP joins each block's output forward and its input gradients backward. CP passes keys and values round a ring, and their
+    gradients back, behind the attention kernel. EP sends every token to its experts and back. Multi-token-prediction layers
+    and their heads run with the head on the last stage; their own communication is left out. ``again`` and ``tensor_again``
+    are the forward of a layer as full recomputation runs it, ``gradient`` the passes over a layer's gradients beside the
+    products that make them.
     """
-    shape, work, stack = problem.shape(s), problem.work, problem.stack
-    arch, d = work.arch, float(work.arch.d_model)
+    shape, work, arch = problem.shape(s), problem.work, problem.work.arch
     sums: dict[str, Num] = dict.fromkeys(LayerTime._fields, 0.0)
-    tp_group = problem.group(s.tp, 1.0)
-    residual_byte = shape.token * d * shape.element_byte
-    reduce_s = problem.fabric.all_reduce_s(residual_byte * _gathered_frac(problem, s), tp_group)
-    reduce_s = reduce_s * (1.0 - stack.overlap_tensor_parallel)
     for kind in problem.kinds:
         layer, share = kind.layer, kind.share
         forward = problem.forward(layer, shape)
         core = tuple(op for op in forward if op.kind in ("attention", "scan") or ".core." in op.name)
-        sums["forward"] = sums["forward"] + share * _seconds(problem, forward, s, "forward")
+        forward_s = _seconds(problem, forward, s, "forward")
+        sums["forward"] = sums["forward"] + share * forward_s
+        again = layer_recompute(forward, early_stop=problem.stack.early_stop)
+        sums["again"] = sums["again"] + share * _seconds(problem, again, s, "forward")
         core_s = _seconds(problem, core, s, "forward")
         sums["core"] = sums["core"] + share * core_s
         backward = problem.backward(layer, shape)
-        sums["backward"] = sums["backward"] + share * _seconds(problem, backward, s, "backward")
-        tensor = share * tensor_collectives(layer) * reduce_s
-        sums["tensor_forward"], sums["tensor_backward"] = sums["tensor_forward"] + tensor, sums["tensor_backward"] + tensor
-        unneeded = () if stack.recompute_last else tuple(op for op in forward if op.name in _unneeded(layer))
-        again = tuple(op for op in forward if op not in unneeded)
-        sums["again"] = sums["again"] + share * _seconds(problem, again, s, "forward")
-        sums["tensor_again"] = sums["tensor_again"] + tensor * (0.5 if unneeded else 1.0)
+        backward_s = _seconds(problem, backward, s, "backward")
+        sums["backward"] = sums["backward"] + share * backward_s
+        tensor = tensor_s(problem, layer, s, shape, forward_s, backward_s)
+        sums["tensor_forward"] = sums["tensor_forward"] + share * tensor[0]
+        sums["tensor_backward"] = sums["tensor_backward"] + share * tensor[1]
+        dropped = {op.name for op in forward} - {op.name for op in again}
+        sums["tensor_again"] = sums["tensor_again"] + share * tensor[0] * (0.5 if "mlp.down" in dropped else 1.0)
         for name, seconds in zip(
             ("context_forward", "context_backward", "ring_forward", "ring_backward"),
             context_s(problem, layer, s, shape, core_s),
@@ -116,7 +92,8 @@ def layer_time(problem: Problem, s: Strategy) -> LayerTime:
         ):
             sums[name] = sums[name] + share * seconds
         if isinstance(layer.ffn, MoE):
-            sums["expert"] = sums["expert"] + share * expert_s(problem, layer.ffn, s, shape)
+            both = 0.5 * (forward_s + backward_s)
+            sums["expert"] = sums["expert"] + share * expert_s(problem, layer.ffn, s, shape, both)
     sums["embedding"] = _seconds(problem, embedding_forward(arch, shape), s, "forward") + _seconds(
         problem, () if work.adapter_rank else embedding_backward(arch, shape), s, "backward"
     )
@@ -127,8 +104,9 @@ def layer_time(problem: Problem, s: Strategy) -> LayerTime:
     for layer in arch.mtp:
         sums["head"] = sums["head"] + _seconds(problem, problem.forward(layer, shape), s, "forward")
         sums["head"] = sums["head"] + _seconds(problem, problem.backward(layer, shape), s, "backward")
-    sums["head_tensor"] = 2.0 * reduce_s
-    for phase in ("forward", "backward"):
-        device = sums[phase] + sums[f"tensor_{phase}"] + sums[f"context_{phase}"] + sums["expert"]
-        sums[f"host_{phase}"] = np.maximum(stack.host_layer_s - device, 0.0)
+    sums["head_tensor"] = head_tensor_s(problem, s, shape)
+    pass_s = stream_s(problem.stack.gradient_pass_byte * problem.trained_frac, problem.accelerator, problem.eff)
+    sums["gradient"] = pass_s * layer_parameters(problem, s)
+    first, last = (pass_s * (end.split / s.tp + end.replicated) for end in problem.ends)
+    sums["embedding"], sums["head"] = sums["embedding"] + first, sums["head"] + last
     return LayerTime(**sums)

@@ -94,8 +94,7 @@ def activation_table(problem: Problem, s: Strategy) -> ActivationTable:
 
 def shard_count(problem: Problem, s: Strategy, *, expert: bool) -> Num:
     """Ranks that ZeRO splits a state over: the replicas of a parameter, or those of them in one scale-up domain."""
-    replicas = s.dp * s.cp / (s.ep if expert else 1.0)
-    stride = s.tp * (s.ep if expert else 1.0)
+    replicas, stride = problem.expert_replicas(s) if expert else (s.dp * s.cp, s.tp)
     near = np.clip(np.floor(problem.node.scale_up.size / np.asarray(stride, dtype=float)), 1, replicas)
     return np.where(np.asarray(s.shard_domain) > 0, near, replicas)
 
@@ -105,9 +104,9 @@ class _Parameters(NamedTuple):
     expert: Num
 
 
-def _per_rank(total: ShardSum, kv_ways: float, s: Strategy) -> _Parameters:
+def _per_rank(problem: Problem, total: ShardSum, kv_ways: float, s: Strategy) -> _Parameters:
     dense = total.split / s.tp + total.kv / np.minimum(s.tp, kv_ways) + total.replicated
-    return _Parameters(dense, total.expert / (s.tp * s.ep))
+    return _Parameters(dense, total.expert / (problem.expert_tp(s) * s.ep))
 
 
 def stage_parameters(problem: Problem, s: Strategy, stage: str) -> _Parameters:
@@ -116,10 +115,10 @@ def stage_parameters(problem: Problem, s: Strategy, stage: str) -> _Parameters:
     dense: Num = 0.0
     expert: Num = 0.0
     for kind in problem.kinds:
-        one = _per_rank(kind.parameters, kind.kv_ways, s)
+        one = _per_rank(problem, kind.parameters, kind.kv_ways, s)
         dense, expert = dense + layers * kind.share * one.dense, expert + layers * kind.share * one.expert
     single = np.asarray(s.pp) == 1
-    first, last = (_per_rank(end, 1, s) for end in problem.ends)
+    first, last = (_per_rank(problem, end, 1, s) for end in problem.ends)
     at_first: Num = np.where(single | (stage == "first"), 1.0, 0.0)
     at_last: Num = np.where(single | (stage == "last"), 1.0, 0.0)
     copy = np.where(single, 0.0, problem.tied_copy / s.tp)

@@ -147,6 +147,12 @@ class Problem:
         return float(arch.vocab * (arch.d_embed or arch.d_model)) if arch.tied else 0.0
 
     @cached_property
+    def n_tensor(self) -> float:
+        """Weight tensors of all layers."""
+        d_model = self.work.arch.d_model
+        return self.n_layer * sum(kind.share * len(list(layer_weights(kind.layer, d_model))) for kind in self.kinds)
+
+    @cached_property
     def trained_frac(self) -> float:
         """Share of the parameters that have gradients and optimizer states."""
         return trained_frac(self.work.arch, self.work.adapter_rank)
@@ -170,14 +176,14 @@ class Problem:
             tp=s.tp,
             cp=s.cp,
             ep=s.ep,
+            expert_tp=self.expert_tp(s),
             sp=s.sp,
             imbalance=self.work.expert_capacity,
-            gradient_byte=self.stack.gradient_byte,
+            gradient_byte=1.0 if self.stack.gradient_pass_byte else self.stack.gradient_byte,
             attention="flash" if self.stack.attention == "flash" else "eager",
             fused=self.stack.fused,
             fused_norm=self.stack.fused_norm,
             dropout=self.stack.dropout,
-            accumulate_fused=self.stack.accumulate_fused,
             loss=self.stack.loss,  # type: ignore[arg-type]  # one of three words, checked by the data tests
             linear_byte=self._kept_byte(s, "linear", "all"),
             activation_byte=self._kept_byte(s, "all"),
@@ -213,4 +219,16 @@ class Problem:
 
     def group(self, size: Num, stride: Num) -> Members:
         """Members of a communicator on this machine."""
-        return members(size, stride, self.node.scale_up.size)
+        middle = self.fabric.middle
+        return members(size, stride, self.node.scale_up.size, None if middle is None else middle.size)
+
+    def expert_tp(self, s: Strategy) -> Num:
+        """Ways TP splits each expert: as the other layers, or not where the stack keeps the experts of EP whole."""
+        if self.stack.expert_tensor:
+            return s.tp
+        return np.where(np.asarray(s.ep) > 1, 1.0, s.tp)
+
+    def expert_replicas(self, s: Strategy) -> tuple[Num, Num]:
+        """Ranks that hold the same expert, and how far they lie apart."""
+        ways = self.expert_tp(s) * s.ep
+        return s.tp * s.cp * s.dp / ways, ways

@@ -194,7 +194,9 @@ def search(
     MissingData : the accelerator lacks a needed figure.
     """
     options = options or Options.build(problem.stack.zero_stages)
-    layout, refused_layouts = layouts(problem.work, n_rank or problem.cluster.n_accelerator, fp8=fp8, fixed=fixed)
+    layout, refused_layouts = layouts(
+        problem.work, n_rank or problem.cluster.n_accelerator, fp8=fp8, fixed=fixed, expert_tensor=problem.stack.expert_tensor
+    )
     n = int(np.asarray(layout.tp).shape[0])
     refused = Counter({reason: count * options.size for reason, count in refused_layouts.items()})
     walk = _Walk(_Best(*(np.zeros(0, dtype=t) for t in (np.intp, np.intp, float, float))))

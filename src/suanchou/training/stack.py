@@ -19,11 +19,28 @@ __all__ = ["Stack", "default_stack", "lineage", "stack"]
 class Stack:
     """A software stack.
 
-    Bytes are per parameter; ``overlap_*`` is the share of a communication that may hide behind compute. ``sources`` gives for
-    every field its evidence grade and source. ``narrow_activations`` says what is kept for backward in a narrower type where
-    linear layers run in one: ``none``, their inputs (``linear``), or those of activation functions as well (``all``);
-    ``narrow_frozen_weights``: weights that are not trained are stored in it; ``narrow_gather``: sequence parallelism gathers
-    the inputs of linear layers in it.
+    Bytes are per parameter; ``overlap_*`` is the share of a communication that may hide behind compute. ``gradient_pass_byte``
+    is the traffic of gradients per micro-batch beside the products that make them (copies, casts, accumulation), 0 where the
+    products accumulate in place; ``optimizer_traffic_byte`` that of the optimizer per step. ``early_stop``: recomputation ends
+    where backward needs no more. ``overlap_parameter_gather`` is that of updated weights after the step (ZeRO-1 and 2),
+    ``overlap_weight_gather`` that of each layer's weights before it runs (ZeRO-3). ``gradient_all_reduce``: ZeRO-1 reduces
+    gradients on every rank instead of on their owner.
+
+    ``narrow_activations`` says what is kept for backward in a narrower type where linear layers run in one: ``none``, their
+    inputs (``linear``), or those of activation functions as well (``all``); ``narrow_frozen_weights``: weights that are not
+    trained are stored in it; ``narrow_gather``: sequence parallelism gathers the inputs of linear layers in it.
+
+    Of the fields on communication: ``overlap_tensor_parallel`` and ``overlap_tensor_backward`` say whether TP's collectives run
+    beside products cut into pieces, and whether its reductions of input gradients run beside weight gradients;
+    ``overlap_expert_far`` is ``overlap_expert_parallel`` where EP leaves a scale-up domain.
+    ``expert_dispatch``: ``all-to-all`` sends every copy of a token, ``one-copy`` one to each node and rank that needs it,
+    ``all-gather`` all tokens to all. ``expert_dispatch_byte``: bytes of an element that is dispatched in fp8 runs.
+    ``expert_tensor``: TP splits experts, too, and EP is taken out of DP x CP; else experts stay whole where EP is above 1, and
+    EP is taken out of TP x CP x DP. ``bucket_parameter`` and ``bucket_parameter_per_rank`` (times the ranks that reduce):
+    parameters of a gradient bucket at least; 0: a layer. ``broadcast_weights``: ZeRO deals out whole tensors, and owners
+    broadcast them. ``scatter_sends``: TP ranks send a share each to the next stage, which gathers it.
+
+    ``sources`` gives for every field its evidence grade and source.
     """
 
     name: str
@@ -42,7 +59,6 @@ class Stack:
     overlap_expert_parallel: float
     overlap_pipeline: float
     overlap_pipeline_interleaved: float
-    bucket_frac: float
     runtime_byte: float
     communicator_byte: float
     allocator_frac: float
@@ -55,9 +71,21 @@ class Stack:
     narrow_activations: str
     narrow_frozen_weights: bool
     narrow_gather: bool
-    recompute_last: bool
-    accumulate_fused: bool
     fused_norm: bool
+    gradient_pass_byte: float
+    early_stop: bool
+    optimizer_traffic_byte: float
+    overlap_weight_gather: float
+    gradient_all_reduce: bool
+    overlap_tensor_backward: float
+    overlap_expert_far: float
+    expert_dispatch: str
+    expert_dispatch_byte: float
+    expert_tensor: bool
+    bucket_parameter: float
+    bucket_parameter_per_rank: float
+    broadcast_weights: bool
+    scatter_sends: bool
     sources: Mapping[str, str]
 
 
@@ -127,9 +155,13 @@ _VALUE: Mapping[str, Callable[[Any], Any]] = {
     "narrow_activations": str,
     "narrow_frozen_weights": bool,
     "narrow_gather": bool,
-    "recompute_last": bool,
-    "accumulate_fused": bool,
     "fused_norm": bool,
+    "early_stop": bool,
+    "gradient_all_reduce": bool,
+    "expert_dispatch": str,
+    "expert_tensor": bool,
+    "broadcast_weights": bool,
+    "scatter_sends": bool,
     "zero_stages": lambda text: tuple(json.loads(text)),
 }
 

@@ -23,7 +23,8 @@ __all__ = ["LAYOUT_FIELDS", "OPTION_FIELDS", "Options", "Strategy", "divisors", 
 class Strategy:
     """One strategy, or many when the fields are arrays that broadcast.
 
-    Ranks are numbered TP fastest, then CP, then DP, then PP. EP takes its ranks out of CP x DP.
+    Ranks are numbered TP fastest, then CP, then DP, then PP. EP takes its ranks out of CP x DP, or out of TP x CP x DP where
+    the stack keeps experts whole.
 
     Parameters
     ----------
@@ -244,11 +245,18 @@ def _meshes(n_rank: int) -> Iterator[tuple[int, int, int, int]]:
 
 
 def layouts(
-    work: Workload, n_rank: int, *, fp8: bool, most_micro_batch: int = 64, fixed: dict[str, int] | None = None
+    work: Workload,
+    n_rank: int,
+    *,
+    fp8: bool,
+    most_micro_batch: int = 64,
+    fixed: dict[str, int] | None = None,
+    expert_tensor: bool = True,
 ) -> tuple[Strategy, Counter[str]]:
     """Every layout of ``n_rank`` ranks whose degrees divide what they must, and the count of refused ones by reason.
 
-    The layout fields are those of ``LAYOUT_FIELDS``; ``fixed`` pins some of them.
+    The layout fields are those of ``LAYOUT_FIELDS``; ``fixed`` pins some of them. ``expert_tensor``: TP splits experts, too;
+    else EP may take its ranks out of TP as well.
 
     Returns
     -------
@@ -273,7 +281,9 @@ def layouts(
         elif cp > 1 and work.seq % (2 * cp):
             out.refused[N_("twice CP does not divide the sequence")] += 1
         else:
-            _add(out, work, (tp, cp, pp, dp), experts, fp8, most_micro_batch, fixed)
+            spread = dp * cp if expert_tensor else dp * cp * tp
+            ways = [e for e in divisors(spread) if all(n % e == 0 for n in experts)] if experts else [1]
+            _add(out, work, (tp, cp, pp, dp), ways, fp8, most_micro_batch, fixed)
     table = np.concatenate(out.rows, axis=1) if out.rows else np.zeros((len(LAYOUT_FIELDS), 0), dtype=np.int64)
     return Strategy(**dict(zip(LAYOUT_FIELDS, table.astype(float), strict=True))), out.refused
 
@@ -282,7 +292,7 @@ def _add(
     out: _Columns,
     work: Workload,
     mesh: tuple[int, int, int, int],
-    experts: list[int],
+    ep: list[int],
     fp8: bool,
     most: int,
     fixed: dict[str, int],
@@ -290,7 +300,7 @@ def _add(
     tp, cp, pp, dp = mesh
     per_replica = work.global_batch // dp
     axes = {
-        "ep": [e for e in divisors(dp * cp) if all(n % e == 0 for n in experts)] if experts else [1],
+        "ep": ep,
         "virtual": virtual_stages(work.arch.n_layer, pp),
         "micro_batch": [b for b in divisors(per_replica) if b <= most],
         "sp": [0, 1] if tp > 1 else [0],

@@ -20,7 +20,6 @@ from suanchou.training.communication import (
     send_s,
     sharded_weight_byte,
 )
-from suanchou.training.defaults import default
 from suanchou.training.layer_time import LayerTime
 from suanchou.training.memory import ActivationTable, shard_count, stage_parameters
 from suanchou.training.pipeline import bubble_s, stage_layers
@@ -42,6 +41,7 @@ class StageTime(NamedTuple):
     embedding_head: Num
     host_transfer: Num
     parameter_gather: Num
+    gradient_pass: Num
     host_launch: Num
 
     @property
@@ -82,19 +82,21 @@ class _Streams(NamedTuple):
 
 
 def _streams(problem: Problem, s: Strategy, t: LayerTime, acts: ActivationTable) -> _Streams:
+    """Weights and activations move beside all that a layer does, its exposed TP and EP collectives included."""
     gather = gather_per_layer_s(problem, s)
-    overlap = problem.stack.overlap_parameter_gather
+    overlap = problem.stack.overlap_weight_gather
     kept = acts.none + (acts.selective - acts.none) * s.selective
     moved = s.offload_activation * (kept + (acts.full - kept) * s.full_frac)
     away = (moved + s.offload_weight * sharded_weight_byte(problem, s)) / problem.host_link_byte_per_s
-    gather_forward = behind_s(problem, gather, overlap * t.forward)
-    gather_backward = behind_s(problem, gather, overlap * t.backward)
+    forward, backward = t.forward + t.tensor_forward + t.expert, t.backward + t.tensor_backward + t.expert
+    gather_forward = behind_s(problem, gather, overlap * forward)
+    gather_backward = behind_s(problem, gather, overlap * backward)
     return _Streams(
         gather=gather,
         gather_forward=gather_forward,
         gather_backward=gather_backward,
-        host_forward=np.maximum(away - t.forward - gather_forward, 0.0),
-        host_backward=np.maximum(away - t.backward - gather_backward, 0.0),
+        host_forward=np.maximum(away - forward - gather_forward, 0.0),
+        host_backward=np.maximum(away - backward - gather_backward, 0.0),
     )
 
 
@@ -106,10 +108,14 @@ def _recompute_s(s: Strategy, t: LayerTime) -> Num:
 def stage_time(
     problem: Problem, s: Strategy, t: LayerTime, acts: ActivationTable, layers: Num, ends: tuple[Num, Num]
 ) -> StageTime:
-    """One micro-batch on a stage of ``layers`` layers; ``ends`` says whether it holds embedding and head (0 or 1)."""
+    """One micro-batch on a stage of ``layers`` layers; ``ends`` says whether it holds embedding and head (0 or 1).
+
+    The host launches the kernels of ``layers`` layers forward, backward and again for recomputation, ahead of the device as
+    long as it can: a device that is quicker over the whole micro-batch waits for it.
+    """
     tensor = t.tensor_forward + t.tensor_backward + s.full_frac * t.tensor_again
     streams = _streams(problem, s, t, acts)
-    return StageTime(
+    stage = StageTime(
         forward=layers * t.forward,
         backward=layers * t.backward,
         recompute=layers * _recompute_s(s, t),
@@ -119,8 +125,11 @@ def stage_time(
         embedding_head=ends[0] * t.embedding + ends[1] * t.head,
         host_transfer=layers * (streams.host_forward + streams.host_backward),
         parameter_gather=layers * (streams.gather_forward + streams.gather_backward),
-        host_launch=layers * (t.host_forward * (1.0 + s.full_frac) + t.host_backward),
+        gradient_pass=layers * t.gradient,
+        host_launch=0.0,
     )
+    host_s = layers * problem.stack.host_layer_s * (2.0 + s.full_frac)
+    return stage._replace(host_launch=np.maximum(host_s - stage.total, 0.0))
 
 
 def step_time(problem: Problem, s: Strategy, t: LayerTime, acts: ActivationTable) -> StepTime:
@@ -156,8 +165,9 @@ def step_time(problem: Problem, s: Strategy, t: LayerTime, acts: ActivationTable
 def _network_free_s(problem: Problem, s: Strategy, t: LayerTime, acts: ActivationTable) -> tuple[Num, Num]:
     """How long the network stands free while one layer runs forward, and backward: wall time less gathers and CP ring."""
     streams = _streams(problem, s, t, acts)
-    forward = t.forward + t.context_forward + streams.gather_forward + streams.host_forward
-    backward = t.backward + _recompute_s(s, t) + t.context_backward + streams.gather_backward + streams.host_backward
+    forward = t.forward + t.tensor_forward + t.expert + t.context_forward + streams.gather_forward + streams.host_forward
+    backward = t.backward + t.gradient + _recompute_s(s, t) + t.tensor_backward + t.expert + t.context_backward
+    backward = backward + streams.gather_backward + streams.host_backward
     return (
         np.maximum(forward - streams.gather - t.ring_forward, 0.0),
         np.maximum(backward - streams.gather - t.ring_backward, 0.0),
@@ -172,7 +182,7 @@ def _optimizer_s(problem: Problem, s: Strategy) -> Num:
         z >= 1, shard_count(problem, s, expert=True), 1.0
     )
     share = share * problem.trained_frac
-    traffic = default("optimizer_traffic_byte").value * share
+    traffic = problem.stack.optimizer_traffic_byte * share
     device = stream_s(traffic, problem.accelerator, problem.eff)
     stack = problem.stack
     link = (stack.gradient_byte + stack.weight_byte) * share / problem.host_link_byte_per_s

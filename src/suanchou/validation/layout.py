@@ -74,7 +74,7 @@ def lay_out(run: Run, factors: Factors | None = None) -> Laid:
 
     units = known(run.accelerators, "accelerators", int(defaults["accelerators"]["value"]))
     seq = known(run.seq_len, "sequence", int(defaults["sequence"]["value"]))
-    usual = framework(run.framework, run.zero)
+    usual = framework(run.framework, run.zero, run.precision)
     types = precision(run)
     arch = architecture_of(run)
     machine = machine_of(run, units)
@@ -143,13 +143,13 @@ def _batch(run: Run, seq: int, units: int, parameters: float, usual: Framework) 
 
 def _candidates(problem: Problem, run: Run, usual: Framework, *, fp8: bool, assumed: list[str]) -> Strategy:
     """Every strategy the row allows, in 1-D arrays: one where it says everything."""
-    n_rank, work = problem.cluster.n_accelerator, problem.work
+    n_rank = problem.cluster.n_accelerator
     ulysses = int(bool(re.search(r"cp uses a2a|ulysses", run.notes, re.IGNORECASE)))
     pinned: dict[str, int | None] = {"tp": run.tp, "pp": run.pp, "cp": run.cp, "dp": run.dp, "ep": run.ep}
     if ranks_per_unit(run) > 1 or run.tp is None or run.pp is None:
         pinned["dp"] = None
     if run.tp is not None and run.pp is not None:
-        layout = _stated(work, n_rank, run, pinned, usual)
+        layout = _stated(problem, n_rank, run, pinned, usual)
     else:
         layout = _searched(problem, n_rank, run, pinned, usual)
         assumed.append("layout")
@@ -177,8 +177,9 @@ def _candidates(problem: Problem, run: Run, usual: Framework, *, fp8: bool, assu
     return _crossed(layout, rungs, zero_stage=stage, shard_domain=within)
 
 
-def _stated(work: Workload, n_rank: int, run: Run, pinned: dict[str, int | None], usual: Framework) -> Strategy:
+def _stated(problem: Problem, n_rank: int, run: Run, pinned: dict[str, int | None], usual: Framework) -> Strategy:
     """The layouts of a row that states TP and PP; CP is what DP leaves over, else one; DP is the rest."""
+    work = problem.work
     tp, pp, dp = pinned["tp"] or 1, pinned["pp"] or 1, pinned["dp"]
     cp = pinned["cp"] or (n_rank // (tp * pp * dp) if dp else 1)
     if tp * pp * cp > n_rank or n_rank % (tp * pp * cp) or (dp and tp * pp * cp * dp != n_rank):
@@ -188,8 +189,9 @@ def _stated(work: Workload, n_rank: int, run: Run, pinned: dict[str, int | None]
         raise SpecError(f"{work.arch.n_layer} layers do not fill {pp} x {run.vpp or 1} stages", where=run.run_id)
     dp = n_rank // (tp * pp * cp)
     ep = pinned["ep"] or 1
-    if dp * cp % ep:
-        raise SpecError(f"EP{ep} is not made of the {dp * cp} ranks of DP x CP", where=run.run_id)
+    spread = dp * cp * (1 if problem.stack.expert_tensor else tp)
+    if spread % ep:
+        raise SpecError(f"EP{ep} is not made of the {spread} ranks it may span", where=run.run_id)
     per_replica = work.global_batch / dp
     if not usual.accumulates:
         micro = np.array([per_replica])
@@ -218,7 +220,14 @@ def _searched(problem: Problem, n_rank: int, run: Run, pinned: dict[str, int | N
         fixed["cp"] = 1
     if run.micro_batch is not None and usual.accumulates:
         fixed["micro_batch"] = run.micro_batch
-    found, refused = layouts(problem.work, n_rank, fp8=False, most_micro_batch=_MOST_MICRO_BATCH, fixed=fixed)
+    found, refused = layouts(
+        problem.work,
+        n_rank,
+        fp8=False,
+        most_micro_batch=_MOST_MICRO_BATCH,
+        fixed=fixed,
+        expert_tensor=problem.stack.expert_tensor,
+    )
     keep = np.asarray(found.sp) == 0
     if not usual.accumulates:
         keep = keep & (np.asarray(found.micro_batch) * np.asarray(found.dp) == problem.work.global_batch)

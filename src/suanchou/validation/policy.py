@@ -58,11 +58,11 @@ def _matching(section: str, text: str, key: str = "pattern") -> Mapping[str, Any
 
 
 @cache
-def framework(name: str, sharding: str) -> Framework:
-    """The first entry whose patterns fit both the framework and the sharding column."""
+def framework(name: str, sharding: str, precision: str = "") -> Framework:
+    """The first entry whose patterns fit the columns of framework, sharding and precision."""
     for entry in policy()["frameworks"]:
-        fits_sharding = fnmatchcase(sharding.casefold(), str(entry.get("sharding", "*")).casefold())
-        if fits_sharding and fnmatchcase(name.casefold(), entry["framework"].casefold()):
+        columns = (("framework", name), ("sharding", sharding), ("precision", precision))
+        if all(fnmatchcase(text.casefold(), str(entry.get(key, "*")).casefold()) for key, text in columns):
             return Framework(
                 stack=entry["stack"],
                 zero=int(entry["zero"]),
@@ -89,8 +89,12 @@ def precision(run: Run) -> Precision:
 
 
 def recompute(run: Run) -> tuple[float, int] | None:
-    """Share of the layers recomputed whole, and whether attention cores are; ``None`` where it is unknown."""
-    entry = _matching("recompute", run.recompute) if run.recompute else None
+    """Share of the layers recomputed whole, and whether attention cores are; ``None`` where it is unknown.
+
+    A column that the notes call assumed is unknown, too.
+    """
+    assumed = re.search(r"\brecompute\b[^;]*\bnot stated\b", run.notes)
+    entry = _matching("recompute", run.recompute) if run.recompute and not assumed else None
     if entry is None:
         return None
     if entry["full"] != "counted":

@@ -71,7 +71,15 @@ def _from_catalogue(run: Run, name: str) -> Architecture:
 def _from_columns(run: Run, *, gated: bool) -> Architecture:
     heads, kv = run.heads, run.kv_heads or run.heads
     head_dim = run.head_dim or run.hidden // heads
-    mixer = Attention(n_head=heads, n_kv_head=kv, d_head=head_dim, rotary=gated)
+    mixer = Attention(
+        n_head=heads,
+        n_kv_head=kv,
+        d_head=head_dim,
+        rotary=gated,
+        q_bias=not gated,
+        kv_bias=not gated,
+        out_bias=not gated,
+    )
     norm = Norm(kind="rms" if gated else "layer", bias=not gated)
 
     def layer(ffn: MLP | MoE) -> Layer:
@@ -84,10 +92,14 @@ def _from_columns(run: Run, *, gated: bool) -> Architecture:
         shared = MLP(d_ff=width * run.shared_experts, gated=gated) if run.shared_experts else None
         sparse = layer(MoE(n_expert=experts, top_k=per_token, expert=MLP(d_ff=width, gated=gated), shared=shared))
         n_dense = _dense_first(run) or 0
-        dense = (layer(MLP(d_ff=run.ffn_hidden, gated=gated)),) * n_dense if n_dense and run.ffn_hidden else ()
+        dense = (
+            (layer(MLP(d_ff=run.ffn_hidden, gated=gated, up_bias=not gated, down_bias=not gated)),) * n_dense
+            if n_dense and run.ffn_hidden
+            else ()
+        )
         layers = (*dense, *(sparse,) * (run.layers - len(dense)))
     elif run.ffn_hidden:
-        layers = (layer(MLP(d_ff=run.ffn_hidden, gated=gated)),) * run.layers
+        layers = (layer(MLP(d_ff=run.ffn_hidden, gated=gated, up_bias=not gated, down_bias=not gated)),) * run.layers
     else:
         raise SpecError("the width of the MLP is not stated", where=run.run_id, hint="fill ffn_hidden")
     return Architecture(
