@@ -89,6 +89,27 @@ def test_gated_mlp_and_grouped_heads() -> None:
     assert layer_activation_byte(layer, H, FLASH) == B * S * (2 * (6 * H + kv + 3 * 2816) + statistics)
 
 
+def test_narrow_linear_layers_keep_their_inputs_narrow() -> None:
+    """One byte for the two norm outputs, the core's output (kept wide for the core, too) and the MLP's product."""
+    layer = Layer(mixer=Attention(n_head=A, n_kv_head=4, d_head=H // A), ffn=MLP(d_ff=2816), norms=(Norm(), Norm()))
+    wide, narrow, all_ = (
+        layer_activation_byte(layer, H, replace(FLASH, **kept))
+        for kept in ({}, {"linear_byte": 1.0}, {"linear_byte": 1.0, "activation_byte": 1.0})
+    )
+    assert wide - narrow == B * S * (2 * H - H + 2816)
+    assert narrow - all_ == B * S * 2 * 2816
+    mixed = layer_activation_byte(layer, H, replace(FLASH, linear_byte=np.array([2.0, 1.0])))
+    assert list(np.asarray(mixed)) == [wide, narrow]
+
+
+def test_frozen_layers_keep_no_inputs_but_those_of_adapters() -> None:
+    """Adapters sit on the attention projections: the MLP's two inputs go, those of qkv and of the output projection stay."""
+    layer = Layer(mixer=Attention(n_head=A, n_kv_head=4, d_head=H // A), ffn=MLP(d_ff=2816), norms=(Norm(), Norm()))
+    frozen = layer_activation_byte(layer, H, replace(FLASH, frozen=True))
+    assert layer_activation_byte(layer, H, FLASH) - frozen == B * S * 2 * (H + 2816)
+    assert layer_activation_byte(layer, H, replace(FLASH, frozen=True, linear_byte=1.0)) == frozen
+
+
 def test_unfused_norms_keep_fp32_copies() -> None:
     layer = replace(GPT, norms=(Norm(), Norm()), ffn=MLP(d_ff=H, gated=False, activation="relu"))
     fused, unfused = (layer_activation_byte(layer, H, FLASH, stack=stack) for stack in (FUSED, TRANSFORMERS))

@@ -327,6 +327,28 @@ def test_share_of_the_links_a_group_can_use(topology, inner, share):
     assert float(topology_frac(tier, inner)) == pytest.approx(share)
 
 
+@pytest.mark.parametrize(("inner", "share"), [(2, 1 / 3), (4, 1 / 3), (8, 1 / 3), (16, 2 / 3), (32, 2 / 3), (64, 1.0)])
+def test_a_group_in_a_torus_of_three_dimensions(inner, share):
+    """4 x 4 x 4: up to 4 ranks lie on one axis, 16 fill two."""
+    tier = replace(INNER, topology="torus", size=64, axes=3)
+    assert float(topology_frac(tier, inner)) == pytest.approx(share)
+    assert cluster(["tpu-v5p-host:16"]).tiers[0].axes == 3
+    assert cluster(["tpu-v5e-host:2"]).tiers[0].axes == 2
+
+
+def test_two_nodes_of_a100_are_as_quick_as_the_ports_their_ranks_bring():
+    """Measured: large all-reduces over two nodes, 1, 2 and 4 ranks in each (Vidur profiles, NCCL, 64 MiB)."""
+    rate = {1: 5.87, 2: 11.86, 4: 22.42}  # bus bandwidth, GB/s
+    port = replace(
+        NET, inner=replace(INNER, bandwidth_byte_per_s=300e9), outer=replace(OUTER, bandwidth_byte_per_s=rate[1] * 1e9)
+    )
+    byte = 64 * 2**20
+    for ranks, measured in rate.items():
+        n = 2 * ranks
+        seconds = float(port.all_reduce_s(byte, Members(ranks, 2, n)))
+        assert 2 * (n - 1) / n * byte / seconds == pytest.approx(measured * 1e9, rel=0.06)
+
+
 def test_a_pair_in_an_ascend_910b_node_gets_28_of_196_gb_per_s():
     machines = cluster(["atlas-800t-a2:2"])
     net = fabric(machines, efficiency(machines.groups[0].node.accelerator))

@@ -18,7 +18,9 @@ from suanchou.training.memory import (
     stage_parameters,
 )
 from suanchou.training.pipeline import in_flight, stage_layers
+from suanchou.training.problem import Problem
 from suanchou.training.search import peak_memory
+from suanchou.training.stack import stack
 from suanchou.training.strategy import Strategy
 
 NOTHING = ActivationTable(0.0, 0.0, 0.0, 0.0, 0.0)
@@ -187,3 +189,17 @@ def test_in_flight_is_that_of_the_stage(llama):
     for stage, index in (("first", 0), ("middle", 1), ("last", 3)):
         expected = 8 * float(in_flight(4, 2, 32, index))
         assert float(stage_memory(llama, s, acts, stage).activation) == pytest.approx(expected)
+
+
+def test_frozen_weights_are_stored_in_the_type_they_are_read_in(llama):
+    """NeMo keeps a frozen model in fp8; a model that trains, or one in bf16, stays in two bytes."""
+    n = parameter_count(llama.work.arch)
+    frozen = replace(llama.work, adapter_rank=16)
+    for work, name, fp8, byte in (
+        (frozen, "nemo", 1, 1.0),
+        (frozen, "nemo", 0, 2.0),
+        (llama.work, "nemo", 1, 2.0),
+        (frozen, "megatron-core", 1, 2.0),
+    ):
+        given = Problem(work=work, cluster=llama.cluster, stack=stack(name))
+        assert float(stage_memory(given, Strategy(fp8=fp8), NOTHING, "first").weight) == pytest.approx(byte * n, rel=1e-12)

@@ -186,3 +186,20 @@ def test_an_open_batch_is_one_that_the_devices_share_out():
     laid = lay_out(RUNS["mindspeed-gpt3-175b-linearity-n7968"])
     assert laid.problem.work.global_batch % 249 == 0
     assert laid.strategy.dp % 83 == 0
+
+
+def test_overlap_is_read_from_the_row():
+    """Megatron-LLaMA's two optimizers differ in nothing else."""
+    overlapped, plain = (lay_out(RUNS[f"megatron-llama-13b-{name}-n256"]) for name in ("overlapped", "distopt"))
+    assert (overlapped.problem.stack.name, plain.problem.stack.name) == ("megatron-llama", "megatron-2023")
+    assert overlapped.problem.stack.overlap_gradient_reduce == 1.0 > plain.problem.stack.overlap_gradient_reduce
+    assert plain.priced.step.gradient_reduce > overlapped.priced.step.gradient_reduce
+
+
+def test_activations_may_go_to_the_host_where_the_recipe_does_so():
+    """Sharded Megatron-Bridge recipes offload; what is quicker wins, and nothing else offloads."""
+    sharded = lay_out(RUNS["mbridge-26.04.01-gb200-Llama3-70B-pre--fp8-n64"])
+    assert sharded.strategy.zero == 3
+    assert sharded.strategy.offload_activation == 1
+    assert sharded.strategy.full_frac == 0
+    assert lay_out(RUNS["mbridge-26.06-gb200-Llama3.1-405B-pre--fp8-n256"]).strategy.offload_activation == 0

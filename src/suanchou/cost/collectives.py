@@ -78,7 +78,7 @@ def topology_frac(tier: Tier, inner: Num) -> Num:
 
     A switch gives all of it. In a full mesh the links lead to fixed peers, so ``inner`` ranks use ``inner - 1`` of the
     ``size - 1`` links. In a hybrid cube mesh half of the links double up on the near peers. A torus group smaller than the
-    domain lies on one of its axes.
+    domain lies on one axis, or on as many as it fills.
     """
     peers = np.maximum(tier.size - 1, 1)
     share: Num = np.ones_like(np.asarray(inner, dtype=float))
@@ -87,7 +87,8 @@ def topology_frac(tier: Tier, inner: Num) -> Num:
     elif tier.topology == "hybrid-cube-mesh":
         share = np.minimum(1.0, 2 * np.maximum(inner - 1, 1) / peers)
     elif tier.topology == "torus":
-        share = np.where(np.asarray(inner) < tier.size, 0.5, 1.0)
+        filled = np.floor(np.log(np.maximum(inner, 1.0)) / math.log(max(tier.size, 2)) * tier.axes + 1e-9)
+        share = np.where(np.asarray(inner) < tier.size, np.clip(filled, 1, tier.axes) / tier.axes, 1.0)
     return share
 
 

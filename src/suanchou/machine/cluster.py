@@ -19,6 +19,7 @@ class Tier:
 
     ``bandwidth_byte_per_s`` is what one accelerator sends, one way, when all its peers in the tier listen. In a ``full-mesh``
     a pair of accelerators gets only ``bandwidth / (size - 1)``. ``oversubscription`` divides traffic that leaves a leaf.
+    ``axes`` is the number of dimensions of a ``torus``.
     """
 
     name: str
@@ -28,6 +29,7 @@ class Tier:
     latency_s: float
     oversubscription: float = 1.0
     sources: tuple[str, ...] = ()
+    axes: int = 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -29,6 +29,9 @@ TOPOLOGIES: dict[str, Topology] = {
 }
 """Topology as written in nodes.csv -> topology of a Tier."""
 
+AXES = {"torus-3d-ocs": 3, "torus-6d": 6}
+"""Dimensions of a torus, where it has more than two."""
+
 
 def node(name: str) -> Node:
     """The node of that catalogue name or alias.
@@ -90,7 +93,8 @@ def _tiers(
     """The scale-up tier, and the tier that joins the islands of one node if there are any. Adds to ``warnings``."""
     written = record.number("scale_up_gb_s_per_accelerator_unidirectional")
     bandwidth = None if written is None else written * 1e9 / device.dies
-    topology = TOPOLOGIES[record.text("scale_up_topology") or "single"]
+    layout = record.text("scale_up_topology") or "single"
+    topology = TOPOLOGIES[layout]
     if bandwidth is None and device.link_byte_per_s is not None and topology != "pcie" and domain > 1:
         bandwidth = device.link_byte_per_s
         warnings.append(
@@ -101,7 +105,7 @@ def _tiers(
         latency, origin = link_latency(source, "scale-up", "pcie" if topology == "pcie" else device.link_name)
         tier = Tier(
             name="scale-up", size=domain, topology=topology, bandwidth_byte_per_s=bandwidth, latency_s=latency,
-            sources=(*record.sources, origin),
+            sources=(*record.sources, origin), axes=AXES.get(layout, 2),
         )  # fmt: skip
         return tier, host if domain < ranks else None
     if ranks > 1 and host is not None:

@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
+
 from suanchou.errors import MissingData
 from suanchou.model.architecture import (
     MLP,
@@ -135,9 +137,8 @@ def _core_saved(
         inputs = inputs + beside
     yield Saved(name=f"{prefix}.core.input", byte=e * inputs)
     # the core's backward needs its output as it was; a linear layer in a narrower type keeps a copy of its own
-    kept = shape.kept_byte
-    copy: Num = kept * (kept < e) * o  # type: ignore[assignment]  # a product with a truth value is a Num
-    yield Saved(name=f"{prefix}.out.input", byte=e * o + copy)
+    narrow: Num = shape.kept_byte * np.where(np.asarray(shape.kept_byte) < e, 1.0, 0.0)
+    yield Saved(name=f"{prefix}.out.input", byte=(e + narrow) * o)
     if selective:
         return
     if eager:

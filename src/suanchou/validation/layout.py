@@ -74,7 +74,7 @@ def lay_out(run: Run, factors: Factors | None = None) -> Laid:
 
     units = known(run.accelerators, "accelerators", int(defaults["accelerators"]["value"]))
     seq = known(run.seq_len, "sequence", int(defaults["sequence"]["value"]))
-    usual = framework(run.framework, run.zero, run.precision)
+    usual = framework(run.framework, run.zero, run.precision, run.source)
     types = precision(run)
     arch = architecture_of(run)
     machine = machine_of(run, units)

@@ -58,10 +58,10 @@ def _matching(section: str, text: str, key: str = "pattern") -> Mapping[str, Any
 
 
 @cache
-def framework(name: str, sharding: str, precision: str = "") -> Framework:
-    """The first entry whose patterns fit the columns of framework, sharding and precision."""
+def framework(name: str, sharding: str, precision: str = "", source: str = "") -> Framework:
+    """The first entry whose patterns fit the columns of framework, sharding and precision, and who published the run."""
     for entry in policy()["frameworks"]:
-        columns = (("framework", name), ("sharding", sharding), ("precision", precision))
+        columns = (("framework", name), ("sharding", sharding), ("precision", precision), ("published", source))
         if all(fnmatchcase(text.casefold(), str(entry.get(key, "*")).casefold()) for key, text in columns):
             return Framework(
                 stack=entry["stack"],
