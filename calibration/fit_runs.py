@@ -5,7 +5,8 @@ Writes ``fitted_runs.csv``: factors on the constants that ``runs.yaml`` names; a
     ln(measured step) = ln(predicted step; factors) + what the source differs by + residual
 
 with a prior around 1 on every factor, around 0 on what a source differs by, and residuals after Student's t, so that a few rows
-that are misread or pathological do not pull. Rows of a source that has many count with the square root of their number.
+that are misread or pathological do not pull. Rows of a source that has many count with the square root of their number, rows
+whose layout had to be assumed for less.
 What the sources differ by is thrown away: a prediction knows no source. The maximum is found by Gauss-Newton steps; the
 cost model prices all the factors' variations of a row in one call, because its formulas take arrays.
 
@@ -130,10 +131,16 @@ def read_parameters(rows: Sequence[Row], settings: dict) -> list[Parameter]:
 
 
 def load(settings: dict) -> list[Row]:
-    """All predicted runs of trust A and B, and a part of the sweep."""
+    """All predicted runs of trust A and B whose layout can be, and a part of the sweep."""
     runs = [*open_runs("training_runs"), *open_runs(SWEEP)[:: settings["sweep_every"]]]
     predictions = (predict(run) for run in runs if run.trust != "C")
-    return [Row(p, tuple(settings["stack"])) for p in predictions if p.status == "predicted"]
+    return [Row(p, tuple(settings["stack"])) for p in predictions if p.status == "predicted" and _plausible(p)]
+
+
+def _plausible(prediction: Prediction) -> bool:
+    """Whether the run is laid out as stated, or at least so that it fits: else it did what nobody has told us."""
+    laid = prediction.laid
+    return prediction.run.complete or (laid is not None and laid.priced.memory_byte <= laid.problem.memory_byte)
 
 
 def jacobian(rows: Sequence[Row], parameters: Sequence[Parameter], at: Vector) -> tuple[Vector, Vector]:
@@ -162,7 +169,8 @@ class Fit:
         self.sources = [row.run.source for row in self.rows]
         self.names = sorted(set(self.sources))
         counts = Counter((row.run.source, row.path[0]) for row in self.rows)
-        weight = np.array([counts[row.run.source, row.path[0]] ** -0.5 for row in self.rows])
+        assumed = np.where([row.run.complete for row in self.rows], 1.0, self.settings["incomplete"])
+        weight = assumed * np.array([counts[row.run.source, row.path[0]] ** -0.5 for row in self.rows])
         self.weight = weight / weight.mean()
         self.belongs = np.array([[name == source for name in self.names] for source in self.sources], dtype=float)
         self.sd = np.concatenate([[p.sd for p in self.parameters], np.full(len(self.names), self.settings["source_sd"])])
@@ -180,8 +188,19 @@ class Fit:
             step = np.linalg.solve(curvature, -(design * weight[:, None]).T @ start - prior * self.sd**-2)
         return step[: len(at)], step[len(at) :]
 
-    def cost(self, values: Vector, at: Vector, share: Vector) -> float:
-        """Minus log posterior, up to a constant."""
+    def share(self, values: Vector) -> Vector:
+        """What each source differs by, at its most probable, where the factors give ``values``."""
+        scale, start = self.settings["residual"], values - self.measured
+        share = np.zeros(len(self.names))
+        for _ in range(30):
+            residual = (start + self.belongs @ share) / scale
+            weight = self.weight / (1.0 + residual**2 / 4.0) / scale**2
+            share = -(weight * start) @ self.belongs / (weight @ self.belongs + self.settings["source_sd"] ** -2)
+        return share
+
+    def cost(self, values: Vector, at: Vector) -> float:
+        """Minus log posterior of the factors ``at``, which give ``values``, up to a constant."""
+        share = self.share(values)
         residual = (values + self.belongs @ share - self.measured) / self.settings["residual"]
         prior = np.concatenate([at, share]) / self.sd
         return float(np.sum(self.weight * 2.5 * np.log1p(residual**2 / 4.0)) + 0.5 * np.sum(prior**2))
@@ -191,12 +210,12 @@ class Fit:
         every = np.ones(len(self.rows), dtype=bool)
         values, slope = jacobian(self.rows, self.parameters, at)
         for turn in range(most):
-            step, share = self.solve(values, slope, at, every)
-            cost, length = self.cost(values, at, share), 1.0
+            step, _ = self.solve(values, slope, at, every)
+            cost, length = self.cost(values, at), 1.0
             while True:
                 new = at + length * np.clip(step, -0.6, 0.6)
                 new_values, new_slope = jacobian(self.rows, self.parameters, new)
-                better = self.cost(new_values, new, share) < cost
+                better = self.cost(new_values, new) < cost
                 if better or length < 0.2:
                     break
                 length /= 2.0

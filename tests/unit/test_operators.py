@@ -228,26 +228,6 @@ def test_arrays_give_arrays() -> None:
     assert ops["mlp.up"].flop == pytest.approx(ops["mlp.up"].flop[0] / tp)
 
 
-def test_gradients_added_by_a_kernel_of_their_own_cross_memory_twice_more() -> None:
-    """Fused, wgrad reads and writes the buffer; else it writes its result, which the other kernel reads again."""
-    fused, apart = backward(LLAMA, SHAPE), backward(LLAMA, replace(SHAPE, accumulate_fused=False))
-    for name in ("attention.qkv", "attention.out", "mlp.up", "mlp.down"):
-        product, added = apart[f"{name}.wgrad"], apart[f"{name}.accumulate.wgrad"]
-        weight = float(product.m * product.n)
-        assert added.kind == "memory"
-        both = float(product.byte + added.byte)
-        assert both - float(fused[f"{name}.wgrad"].byte) == pytest.approx(2 * SHAPE.element_byte * weight)
-        assert mnk(product) == mnk(fused[f"{name}.wgrad"])
-    assert not [name for name in fused if "accumulate" in name]
-
-
-def test_gradients_of_experts_are_added_likewise() -> None:
-    layer = replace(LLAMA, ffn=MIX)
-    apart = backward(layer, replace(SHAPE, accumulate_fused=False))
-    product, added = apart["moe.experts.up.wgrad"], apart["moe.experts.up.accumulate.wgrad"]
-    assert float(added.byte) == pytest.approx(float(product.count * product.m * product.n) * (2 + 2 * SHAPE.gradient_byte))
-
-
 def test_a_fused_norm_among_chains_of_kernels() -> None:
     chain, fused = replace(SHAPE, fused=False), replace(SHAPE, fused=False, fused_norm=True)
     assert forward(LLAMA, fused)["norm.mlp"] == forward(LLAMA, SHAPE)["norm.mlp"]

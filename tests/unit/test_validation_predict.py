@@ -174,10 +174,12 @@ def test_a_capacity_factor_pads_experts():
 
 
 def test_switches_of_a_script_set_the_stack():
-    fused, plain = (lay_out(RUNS[f"mindspeed-rc3-{name}"]).problem.stack for name in ("aquila2-7b-2k", "aquila-7b-2k"))
-    assert fused.overlap_tensor_parallel > plain.overlap_tensor_parallel == 0.0
     both = lay_out(RUNS["mindspeed-rc3-chatglm3-6b-8k"]).problem.stack
     assert (both.overlap_gradient_reduce, both.overlap_parameter_gather) == (1.0, 1.0)
+    fused, plain = (lay_out(RUNS[f"mindspeed-rc3-{name}"]).problem.stack for name in ("aquila2-7b-2k", "aquila-7b-2k"))
+    assert fused.overlap_tensor_parallel > plain.overlap_tensor_parallel == 0.0
+    one = lay_out(RUNS["mindspeed-rc3-llama2-7b-4k"]).problem.stack
+    assert (one.overlap_gradient_reduce, one.overlap_parameter_gather) == (1.0, 0.0)
     assert lay_out(RUNS["mindspeed-rc3-qwen1.5-0.5b-8k"]).problem.stack.overlap_gradient_reduce == 0.0
 
 
