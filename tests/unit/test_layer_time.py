@@ -35,3 +35,11 @@ def test_only_sequence_parallelism_gathers_inputs(llama):
     assert tensor_s(llama, sp=0, fp8=1) == tensor_s(llama, sp=0, fp8=0)
     plain = Problem(work=llama.work, cluster=llama.cluster, stack=replace(llama.stack, narrow_gather=False))
     assert tensor_s(plain, sp=1, fp8=1) == tensor_s(plain, sp=1, fp8=0) == tensor_s(llama, sp=1, fp8=0)
+
+
+def test_layers_run_in_the_narrow_type_and_the_head_does_not(llama):
+    """An fp8 recipe wraps transformer layers; logits stay a product in bf16."""
+    wide, narrow = (layer_time(llama, Strategy(tp=8, fp8=fp8)) for fp8 in (0, 1))
+    assert float(np.asarray(narrow.head)) == float(np.asarray(wide.head))
+    assert float(np.asarray(narrow.embedding)) == float(np.asarray(wide.embedding))
+    assert float(np.asarray(narrow.forward)) < float(np.asarray(wide.forward))

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from suanchou.cost.kernels import kernels_s, stream_s
+from suanchou.cost.kernels import Phase, kernels_s, stream_s
 from suanchou.model.architecture import MoE
 from suanchou.model.layer_operators import (
     embedding_backward,
@@ -45,14 +45,19 @@ class LayerTime(NamedTuple):
     gradient: Num
 
 
-def _seconds(problem: Problem, ops: tuple[Operator, ...], s: Strategy, phase: str) -> Num:
+def _plain_s(problem: Problem, ops: tuple[Operator, ...], phase: Phase) -> Num:
+    """Kernel time in the type of the activations."""
+    return kernels_s(ops, problem.accelerator, problem.eff, dtype=problem.work.dtype, phase=phase)
+
+
+def _seconds(problem: Problem, ops: tuple[Operator, ...], s: Strategy, phase: Phase) -> Num:
     """Kernel time with the linear layers in the lower type (fp8) where the strategy says so."""
-    args = {"dtype": problem.work.dtype, "phase": phase}
-    plain = kernels_s(ops, problem.accelerator, problem.eff, **args)  # type: ignore[arg-type]
+    plain = _plain_s(problem, ops, phase)
     fp8 = np.asarray(s.fp8) > 0
     if not fp8.any():
         return plain
-    fast = kernels_s(ops, problem.accelerator, problem.eff, gemm_dtype=problem.work.low_dtype, **args)  # type: ignore[arg-type]
+    work = problem.work
+    fast = kernels_s(ops, problem.accelerator, problem.eff, dtype=work.dtype, gemm_dtype=work.low_dtype, phase=phase)
     return np.where(fp8, fast, plain)
 
 
@@ -94,11 +99,12 @@ def layer_time(problem: Problem, s: Strategy) -> LayerTime:
         if isinstance(layer.ffn, MoE):
             both = 0.5 * (forward_s + backward_s)
             sums["expert"] = sums["expert"] + share * expert_s(problem, layer.ffn, s, shape, both)
-    sums["embedding"] = _seconds(problem, embedding_forward(arch, shape), s, "forward") + _seconds(
-        problem, () if work.adapter_rank else embedding_backward(arch, shape), s, "backward"
+    sums["embedding"] = _plain_s(problem, embedding_forward(arch, shape), "forward") + _plain_s(
+        problem, () if work.adapter_rank else embedding_backward(arch, shape), "backward"
     )
-    head = _seconds(problem, head_forward(arch, shape), s, "forward") + _seconds(
-        problem, without_weight_gradients(head_backward(arch, shape), work.adapter_rank), s, "backward"
+    # frameworks run low precision inside layers: logits are a product in the type of the activations
+    head = _plain_s(problem, head_forward(arch, shape), "forward") + _plain_s(
+        problem, without_weight_gradients(head_backward(arch, shape), work.adapter_rank), "backward"
     )
     sums["head"] = head * (1.0 + len(arch.mtp))
     for layer in arch.mtp:
