@@ -99,6 +99,7 @@ def _plan_table(plan: Plan) -> Table:
         (_("step time"), _text(plan.step_s, "s")),
         (_("MFU / HFU"), f"{_share(u['mfu'].value)} / {_share(u['hfu'].value)}"),
         (_("tokens per second and accelerator"), f"{u['token_rate'].value:,.0f}"),
+        (_("goodput"), _goodput(plan)),
         (_("wall time"), _text(plan.estimate["time"].value, "s")),
         (_("accelerator-hours"), _run(plan, "card_hours", "card_h")),
         (_("energy"), _run(plan, "energy", "j")),
@@ -109,6 +110,20 @@ def _plan_table(plan: Plan) -> Table:
         title=N_("Best plan"),
         columns=(Column(name=N_("what"), align="left"), Column(name=N_("value"), align="left")),
         rows=tuple(rows),
+    )
+
+
+def _goodput(plan: Plan) -> str:
+    """The share, and the checkpoints where they were planned."""
+    found = plan.estimate["time"]["goodput"]
+    if not found.children:
+        return _share(found.value)
+    return _("{share} ({low} to {high}); a checkpoint of {size} every {interval}").format(
+        share=_share(found.value),
+        low=_share(found.value if found.low is None else found.low),
+        high=_share(found.value if found.high is None else found.high),
+        size=fmt_byte(found["checkpoint"].value),
+        interval=_text(found["checkpoint_interval"].value, "s"),
     )
 
 

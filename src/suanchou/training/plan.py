@@ -20,6 +20,7 @@ from suanchou.model.parameters import parameter_count
 from suanchou.training.explain import step_parts, verdict
 from suanchou.training.price import price, tables_of
 from suanchou.training.problem import Problem
+from suanchou.training.reliability import Reliability
 from suanchou.training.run import run_estimates
 from suanchou.training.search import Candidate, Found, search
 from suanchou.training.stack import Stack, default_stack
@@ -88,6 +89,7 @@ class _Question:
     objective: Objective
     deadline_s: float | None
     goodput: float | None
+    reliability: Reliability | None
     usd_per_accelerator_h: float | None
     fixed: Mapping[str, int]
     options: Options
@@ -95,6 +97,17 @@ class _Question:
     keep: int
     exhaustive: bool
     progress: Callable[[int, int], None] | None
+
+
+def _run(problem: Problem, step_s: float, n_rank: int, q: _Question) -> tuple[Estimate, ...]:
+    return run_estimates(
+        problem,
+        step_s,
+        n_rank,
+        goodput=q.goodput,
+        reliability=q.reliability,
+        usd_per_accelerator_h=q.usd_per_accelerator_h,
+    )
 
 
 def _sizes(problem: Problem) -> list[int]:
@@ -130,12 +143,7 @@ def _cost(problem: Problem, found: Found, n_rank: int, q: _Question) -> float:
     """What the objective minimises, infinite where nothing fits or the deadline passes."""
     if not found.best:
         return math.inf
-    run = {
-        part.name: part
-        for part in run_estimates(
-            problem, found.best[0].step_s, n_rank, goodput=q.goodput, usd_per_accelerator_h=q.usd_per_accelerator_h
-        )
-    }
+    run = {part.name: part for part in _run(problem, found.best[0].step_s, n_rank, q)}
     if q.deadline_s is not None and run["time"].value > q.deadline_s:
         return math.inf
     name = {"time": "time", "money": "money", "energy": "energy", "accelerators": ""}[q.objective]
@@ -156,7 +164,7 @@ def _choose(problem: Problem, q: _Question) -> tuple[Problem, int, Found]:
     if q.objective == "time":
         found = _search(problem, everything, q)
         if q.deadline_s is not None and found.best and math.isinf(_cost(problem, found, everything, q)):
-            days = run_estimates(problem, found.best[0].step_s, everything, goodput=q.goodput)[0].value / 86400.0
+            days = _run(problem, found.best[0].step_s, everything, q)[0].value / 86400.0
             raise Infeasible(
                 f"the quickest plan takes {days:.4g} days", where="--deadline", hint="add accelerators or give it more time"
             )
@@ -212,6 +220,7 @@ def plan(
     objective: Objective = "time",
     deadline_s: float | None = None,
     goodput: float | None = None,
+    reliability: Reliability | None = None,
     usd_per_accelerator_h: float | None = None,
     fixed: Mapping[str, int] | None = None,
     offload: bool | None = None,
@@ -227,6 +236,8 @@ def plan(
     dtype : ``bf16`` or ``fp16``; what the accelerator trains in unless given. ``fp8`` also tries fp8 linear layers.
     objective : ``time`` uses every rank; ``money``, ``energy`` and ``accelerators`` also try fewer of them.
     deadline_s : longest wall time allowed.
+    goodput : share of wall time that advances the model; by default it follows from ``reliability``: failures, checkpoints and
+        restarts.
     fixed : layout fields to pin, for example ``{"tp": 8}``. ``offload``: whether host memory may hold
         states; by default only where nothing fits otherwise.
     keep : rivals to show. ``exhaustive`` prices every strategy, for the frontier.
@@ -253,6 +264,7 @@ def plan(
         objective=objective,
         deadline_s=deadline_s,
         goodput=goodput,
+        reliability=reliability,
         usd_per_accelerator_h=usd_per_accelerator_h,
         fixed=fixed or {},
         options=Options.build(software.zero_stages, offload=bool(offload)),
@@ -276,7 +288,7 @@ def _answer(problem: Problem, n_rank: int, found: Found, q: _Question, software:
     best = found.best[0].strategy
     priced = price(problem, best)
     step, memory = priced.step, priced.memory
-    run = run_estimates(problem, step.value, n_rank, goodput=q.goodput, usd_per_accelerator_h=q.usd_per_accelerator_h)
+    run = _run(problem, step.value, n_rank, q)
     estimate = Estimate(
         name="training",
         value=run[0].value,
@@ -321,7 +333,9 @@ def _assumptions(problem: Problem, run: Iterable[Estimate], q: _Question) -> tup
         out.append(_("experts are evenly loaded"))
     if q.goodput is None:
         shares = [part["goodput"].value for part in run if part.name == "time"]
-        out += [_("goodput {share:g}").format(share=share) for share in shares]
+        out += [
+            _("goodput {share:.1%}: failures, checkpoints and restarts (--goodput)").format(share=share) for share in shares
+        ]
     out.append(_("electricity of {region}, PUE {pue:g}").format(region=site.region, pue=site.pue))
     return tuple(out)
 
