@@ -13,7 +13,7 @@ from suanchou.training.search import TIE_FRAC, Candidate
 from suanchou.training.strategy import Strategy
 from suanchou.units import fmt, fmt_byte
 
-__all__ = ["plan_report"]
+__all__ = ["cause_name", "component_name", "plan_report"]
 
 _DEFINITIONS = ("TP", "PP", "DP", "EP", "CP", "SP", "ZeRO", "MFU", "HFU", "goodput", "micro-batch", "GB", "GiB", "dense peak")
 _CAUSES = {
@@ -31,6 +31,7 @@ _CAUSES = {
     "gradient_reduce": N_("gradient reduction"),
     "parameter_gather": N_("parameter gather"),
     "optimizer": N_("optimizer step"),
+    "lost": N_("failures and checkpoints"),
 }
 _COMPONENTS = {
     "weight": N_("weights"),
@@ -44,6 +45,16 @@ _COMPONENTS = {
     "allocator": N_("allocator"),
 }
 _VERDICTS = {"fits": N_("fits"), "tight": N_("tight"), "does not fit": N_("does not fit")}
+
+
+def cause_name(name: str) -> str:
+    """A cause of step or wall time in words, for translation; a cause without words keeps its name."""
+    return _CAUSES.get(name, name.replace("_", " "))
+
+
+def component_name(name: str) -> str:
+    """A component of memory in words, for translation."""
+    return _COMPONENTS.get(name, name.replace("_", " "))
 
 
 def _text(value: float, unit: str) -> str:
@@ -256,7 +267,11 @@ def _result(plan: Plan) -> dict[str, Any]:
     return {
         "label": plan.strategy.label,
         "strategy": plan.strategy.to_dict(),
+        "stack": plan.problem.stack.name,
         "n_rank": plan.n_rank,
+        "seq": plan.problem.work.seq,
+        "global_batch": plan.problem.work.global_batch,
+        "token": plan.problem.work.token,
         "step_s": plan.step_s,
         "days": plan.days,
         "mfu": plan.estimate["utilisation"]["mfu"].value,

@@ -216,7 +216,7 @@ def plan(
     global_batch: int | None = None,
     dtype: str | None = None,
     fp8: bool = False,
-    stack: str | None = None,
+    stack: str | Stack | None = None,
     objective: Objective = "time",
     deadline_s: float | None = None,
     goodput: float | None = None,
@@ -234,6 +234,7 @@ def plan(
     ----------
     token : training tokens. ``seq`` and ``global_batch`` default to what models of this size are trained with.
     dtype : ``bf16`` or ``fp16``; what the accelerator trains in unless given. ``fp8`` also tries fp8 linear layers.
+    stack : a software stack, or its name; the one most used with the accelerator by default.
     objective : ``time`` uses every rank; ``money``, ``energy`` and ``accelerators`` also try fewer of them.
     deadline_s : longest wall time allowed.
     goodput : share of wall time that advances the model; by default it follows from ``reliability``: failures, checkpoints and
@@ -258,7 +259,9 @@ def plan(
         seq=seq,
         global_batch=global_batch,
     )
-    software = stack_named(stack) if stack else default_stack(cluster.groups[0].node.accelerator.vendor)
+    software = (
+        stack_named(stack) if isinstance(stack, str) else stack or default_stack(cluster.groups[0].node.accelerator.vendor)
+    )
     question = _Question(
         work_on=work_on,
         objective=objective,

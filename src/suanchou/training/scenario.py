@@ -96,6 +96,11 @@ class Scenario:
             if degree < 0:
                 raise SpecError(f"{degree} is not a degree", where=f"--pin {name}", hint="0 or more")
 
+    @property
+    def layout_pins(self) -> dict[str, int]:
+        """The pins by the names of layout fields."""
+        return {_PINS[name]: degree for name, degree in self.pin.items()}
+
 
 def scenario_from_file(path: Path, overrides: tuple[str, ...] = ()) -> Scenario:
     """Read a scenario file; ``overrides`` are texts ``a.b=c``.
@@ -153,7 +158,7 @@ def plan_for(
         goodput=scenario.goodput,
         reliability=reliability_of(scenario),
         usd_per_accelerator_h=scenario.usd_per_hour,
-        fixed={_PINS[name]: degree for name, degree in scenario.pin.items()},
+        fixed=scenario.layout_pins,
         offload=scenario.offload,
         keep=scenario.rivals,
         exhaustive=scenario.exhaustive,
