@@ -12,7 +12,7 @@ from suanchou.training import what_if as module
 from suanchou.training.plan import plan
 from suanchou.training.scenario import Scenario, plan_for
 from suanchou.training.stack import stack
-from suanchou.training.what_if import CHANGES, LOST, what_if
+from suanchou.training.what_if import CHANGES, LAYOUT, LOST, what_if
 
 QUESTION = Scenario(model="llama-3.1-8b", on=("dgx-h100:2",), tokens="1T", seq=4096, batch=64, rivals=0)
 COSTS = {"batch", "accelerators"}
@@ -113,10 +113,19 @@ def test_the_cause_that_moves_is_the_one_that_shrinks_most(found):
     assert effect.moved(found.base) == (LOST, pytest.approx(-found.base.causes_s[LOST] / found.base.time_s))
     for one in found.effects:
         name, share = one.moved(found.base)
-        if one.saved_s(found.base) > 0:
-            least = min((one.outcome.causes_s[n] - s) / found.base.time_s for n, s in found.base.causes_s.items())
+        if one.kept is not None and one.outcome == one.kept and one.saved_s(found.base) > 0:
+            least = min((one.kept.causes_s[n] - s) / found.base.time_s for n, s in found.base.causes_s.items())
             assert share == pytest.approx(least)
             assert share < 0, name
+
+
+def test_a_gain_that_takes_another_layout_is_called_so(found):
+    """Memory alone makes no kernel quicker: what more of it gains, it gains through the layout."""
+    short = what_if(replace(QUESTION, model="llama-2-13b", on=("dgx-a100-40gb:1",)))
+    effect = by_name(short)["memory"]
+    assert effect.kept.time_s == pytest.approx(short.base.time_s, rel=1e-9)
+    assert effect.saved_s(short.base) > 0.01 * short.base.time_s
+    assert effect.moved(short.base) == (LAYOUT, pytest.approx(-effect.saved_s(short.base) / short.base.time_s))
 
 
 def names_of(**fields):

@@ -10,7 +10,7 @@ from suanchou.i18n import N_, _, language
 from suanchou.report.chart import bar
 from suanchou.report.plan import cause_name
 from suanchou.report.report import Column, Report, Table
-from suanchou.training.what_if import Effect, Outcome, WhatIf
+from suanchou.training.what_if import LAYOUT, Effect, Outcome, WhatIf
 from suanchou.units import DAY_S, fmt
 
 __all__ = ["what_if_report"]
@@ -33,7 +33,8 @@ def _money(value: float | None) -> str:
 
 def _moved(effect: Effect, base: Outcome) -> str:
     name, share = effect.moved(base)
-    return _("nothing") if abs(share) < _NOTHING else f"{_(cause_name(name))} {100 * share:+.1f} %"
+    words = _("another layout") if name == LAYOUT else _(cause_name(name))
+    return _("nothing") if abs(share) < _NOTHING else f"{words} {100 * share:+.1f} %"
 
 
 def _saved_usd(effect: Effect, base: Outcome) -> float | None:
@@ -76,15 +77,22 @@ def _effect_table(found: WhatIf) -> Table:
 
 
 def _layout_table(found: WhatIf) -> Table | None:
-    rows = tuple(
-        (_(effect.change.label), fmt(effect.outcome.step_s, "s", lang=language()), effect.outcome.strategy.label)
-        for effect in found.effects
-        if effect.outcome is not None and effect.outcome.strategy != found.base.strategy
-    )
+    rows = []
+    for effect in found.effects:
+        new = effect.outcome
+        if new is None or new.strategy == found.base.strategy:
+            continue
+        kept = "" if effect.kept is None else _days(effect.saved_s(found.base, kept=True))
+        rows.append((_(effect.change.label), kept, fmt(new.step_s, "s", lang=language()), new.strategy.label))
     if not rows:
         return None
-    columns = (Column(name=N_("change"), align="left"), Column(name=N_("step")), Column(name=N_("plan"), align="left"))
-    return Table(title=N_("Where another layout is best"), columns=columns, rows=rows)
+    columns = (
+        Column(name=N_("change"), align="left"),
+        Column(name=N_("saved without"), unit="d"),
+        Column(name=N_("step")),
+        Column(name=N_("plan"), align="left"),
+    )
+    return Table(title=N_("Where another layout is best"), columns=columns, rows=tuple(rows))
 
 
 def _causes(one: Outcome) -> list[dict[str, Any]]:
@@ -117,6 +125,7 @@ def _effect(effect: Effect, base: Outcome) -> dict[str, Any]:
             "saved_frac": effect.saved_s(base) / base.time_s,
             "money_saved_usd": _saved_usd(effect, base),
             "same_layout": effect.outcome.strategy == base.strategy,
+            "days_saved_same_layout": None if effect.kept is None else effect.saved_s(base, kept=True) / DAY_S,
             "moved": {"cause": name, "of_time_frac": share},
         }
     )

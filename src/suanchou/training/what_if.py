@@ -27,8 +27,10 @@ from suanchou.training.strategy import Strategy
 from suanchou.training.time import step_time
 from suanchou.training.workload import Workload
 
-__all__ = ["CHANGES", "Change", "Effect", "Outcome", "WhatIf", "run_causes", "what_if"]
+__all__ = ["CHANGES", "LAYOUT", "LOST", "Change", "Effect", "Outcome", "WhatIf", "run_causes", "what_if"]
 
+LAYOUT = "layout"
+"""The cause that a change to another layout is."""
 LOST = "lost"
 """The cause that failures, checkpoints and restarts stand for in the days of a run, besides those of a step."""
 
@@ -156,26 +158,40 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Effect:
-    """What one change does; ``outcome`` is ``None`` where no plan exists, and ``refused`` says why."""
+    """What one change does.
+
+    Parameters
+    ----------
+    outcome : the best plan under the change; ``None`` where there is none, and ``refused`` says why.
+    kept : the layout as it is, under the change; ``None`` where it does not divide or does not fit.
+    """
 
     change: Change
     outcome: Outcome | None
+    kept: Outcome | None = None
     refused: str = ""
 
-    def saved_s(self, base: Outcome) -> float:
-        """Wall time it saves; negative where it costs some."""
-        return 0.0 if self.outcome is None else base.time_s - self.outcome.time_s
+    def saved_s(self, base: Outcome, *, kept: bool = False) -> float:
+        """Wall time it saves, also with the layout ``kept``; negative where it costs some."""
+        one = self.kept if kept else self.outcome
+        return 0.0 if one is None else base.time_s - one.time_s
 
     def moved(self, base: Outcome) -> tuple[str, float]:
         """The cause that gains most from the change, and by which share of the base's wall time (negative: it shrinks).
 
-        Where the change costs time, the cause that it costs most.
+        Where the change costs time, the cause that it costs most. Causes are those of the layout as it is; where most of the
+        gain takes another one, the cause is :data:`LAYOUT`.
         """
-        if self.outcome is None:
+        one, saved = self.outcome, self.saved_s(base)
+        if one is None:
             return "", 0.0
-        new, sign = self.outcome.causes_s, 1.0 if self.saved_s(base) >= 0 else -1.0
-        name = max(base.causes_s, key=lambda name: sign * (base.causes_s[name] - new[name]))
-        return name, (new[name] - base.causes_s[name]) / base.time_s
+        if self.kept is not None and replace(one.strategy, fp8=base.strategy.fp8) != base.strategy:
+            if self.saved_s(base, kept=True) < saved / 2:
+                return LAYOUT, -saved / base.time_s
+            one = self.kept
+        sign = 1.0 if saved >= 0 else -1.0
+        name = max(base.causes_s, key=lambda name: sign * (base.causes_s[name] - one.causes_s[name]))
+        return name, (one.causes_s[name] - base.causes_s[name]) / base.time_s
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -307,10 +323,11 @@ def _effect(case: _Case, change: Change, base: Plan, now: Outcome) -> Effect:
         refused = ""
     except SuanchouError as error:
         best, refused = None, error.what
-    candidates = [one for one in (best, _same_layout(case, base), now if change.optional else None) if one is not None]
+    kept = _same_layout(case, base)
+    candidates = [one for one in (kept, best, now if change.optional else None) if one is not None]
     if not candidates:
         return Effect(change=change, outcome=None, refused=refused)
-    return Effect(change=change, outcome=min(candidates, key=lambda one: one.time_s))
+    return Effect(change=change, outcome=min(candidates, key=lambda one: one.time_s), kept=kept)
 
 
 def what_if(scenario: Scenario, *, progress: Callable[[int, int], None] | None = None) -> WhatIf:
