@@ -148,14 +148,14 @@ def test_progress_and_an_interrupt(monkeypatch):
     seen = []
     sweep(LLAMA, parse_axis("nodes=1,2"), progress=lambda done, total: seen.append((done, total)))
     assert seen == [(1, 2), (2, 2)]
-    real = module.plan_for
+    real = module.plan_on
 
-    def stop(scenario, *, machines=None):
+    def stop(scenario, machines):
         if machines.groups[0].n_node == 2:
             raise KeyboardInterrupt
-        return real(scenario, machines=machines)
+        return real(scenario, machines)
 
-    monkeypatch.setattr(module, "plan_for", stop)
+    monkeypatch.setattr(module, "plan_on", stop)
     found = sweep(LLAMA, parse_axis("nodes=1,2,4"))
     assert found.interrupted
     assert [point.value for point in found.points] == [1]

@@ -18,7 +18,7 @@ from suanchou.training.strategy import LAYOUT_FIELDS
 from suanchou.training.workload import Objective
 from suanchou.units import parse
 
-__all__ = ["Scenario", "plan_for", "resolved", "scenario_from_file"]
+__all__ = ["Scenario", "plan_for", "plan_on", "reliability_of", "resolved", "scenario_from_file"]
 
 _PINS = {name: name for name in LAYOUT_FIELDS} | {"virtual_stages": "virtual"}
 
@@ -134,10 +134,18 @@ def reliability_of(scenario: Scenario) -> Reliability:
     )
 
 
-def plan_for(
-    scenario: Scenario, *, machines: Cluster | None = None, progress: Callable[[int, int], None] | None = None
-) -> Plan:
-    """Answer a scenario; ``machines`` stand in for those of ``scenario.on``.
+def plan_for(scenario: Scenario, *, progress: Callable[[int, int], None] | None = None) -> Plan:
+    """Answer a scenario.
+
+    Raises
+    ------
+    SpecError, MissingData, Infeasible : as :func:`suanchou.training.plan.plan`.
+    """
+    return plan_on(scenario, cluster(scenario.on, region=scenario.region), progress=progress)
+
+
+def plan_on(scenario: Scenario, machines: Cluster, *, progress: Callable[[int, int], None] | None = None) -> Plan:
+    """The best plan of a scenario on machines of one kind, which stand in for its own.
 
     Raises
     ------
@@ -146,7 +154,7 @@ def plan_for(
     fp8 = scenario.dtype == "fp8"
     return plan(
         find_model(scenario.model).architecture,
-        machines or cluster(scenario.on, region=scenario.region),
+        machines,
         token=parse(scenario.tokens, "1", where="--tokens"),
         seq=scenario.seq,
         global_batch=scenario.batch,

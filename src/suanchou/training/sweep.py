@@ -12,7 +12,7 @@ from suanchou.machine import cluster, usual_node
 from suanchou.machine.cluster import Cluster
 from suanchou.machine.server import part_of
 from suanchou.training.plan import Plan
-from suanchou.training.scenario import Scenario, plan_for
+from suanchou.training.scenario import Scenario, plan_on
 from suanchou.units import parse
 
 __all__ = ["Axis", "Point", "Scaling", "Sweep", "parse_axis", "sweep"]
@@ -148,13 +148,11 @@ def _machines(scenario: Scenario, axis: Axis, value: int) -> Cluster:
     return replace(found, name=f"{group.node.id}:{n_node}", groups=(replace(group, n_node=n_node),))
 
 
-def _case(scenario: Scenario, axis: Axis, value: int, batch_per_rank: float | None) -> tuple[Scenario, Cluster | None]:
-    """The scenario at one point, and its machines where they vary."""
-    if axis.name == "tokens":
-        return replace(scenario, tokens=str(value)), None
-    if axis.name in ("seq", "batch"):
-        change: dict[str, Any] = {axis.name: value}
-        return replace(scenario, **change), None
+def _case(scenario: Scenario, axis: Axis, value: int, batch_per_rank: float | None) -> tuple[Scenario, Cluster]:
+    """The scenario at one point, and its machines."""
+    if not axis.of_machines:
+        change: dict[str, Any] = {axis.name: str(value) if axis.name == "tokens" else value}
+        return replace(scenario, **change), cluster(scenario.on, region=scenario.region)
     machines = _machines(scenario, axis, value)
     if batch_per_rank is not None:
         scenario = replace(scenario, batch=max(1, round(batch_per_rank * machines.n_accelerator)))
@@ -183,7 +181,7 @@ def sweep(
     for i, value in enumerate(axis.values):
         try:
             case, machines = _case(scenario, axis, value, per_rank)
-            found = plan_for(case, machines=machines)
+            found = plan_on(case, machines)
         except SuanchouError as error:
             failed = failed or error
             points.append(Point(value=value, refused=error.what))
@@ -193,7 +191,7 @@ def sweep(
         else:
             points.append(Point(value=value, plan=found))
             if axis.of_machines and scaling == "weak" and per_rank is None:
-                per_rank = found.problem.work.global_batch / found.problem.cluster.n_accelerator
+                per_rank = found.problem.work.global_batch / machines.n_accelerator
             if found.found.interrupted:
                 interrupted = True
                 break

@@ -11,6 +11,7 @@ import numpy as np
 from suanchou.errors import SuanchouError
 from suanchou.estimate import Estimate
 from suanchou.i18n import N_
+from suanchou.machine import cluster
 from suanchou.machine.cluster import Cluster
 from suanchou.machine.server import part_of
 from suanchou.model.architecture import MoE
@@ -20,7 +21,7 @@ from suanchou.training.price import tables_of
 from suanchou.training.problem import Problem
 from suanchou.training.reliability import Reliability
 from suanchou.training.run import run_estimates
-from suanchou.training.scenario import Scenario, plan_for, reliability_of
+from suanchou.training.scenario import Scenario, plan_on, reliability_of
 from suanchou.training.search import high_memory
 from suanchou.training.stack import Stack
 from suanchou.training.strategy import Strategy
@@ -51,7 +52,7 @@ class Change:
     on: Literal["case", "group", "node", "scale_up", "accelerator", "stack"]
     field: str
     factor: float = 1.0
-    value: float | None = None
+    value: Any = None
     needs: Literal["", "domains", "experts", "fp8"] = ""
     optional: bool = False
 
@@ -340,7 +341,7 @@ def what_if(scenario: Scenario, *, progress: Callable[[int, int], None] | None =
     ------
     SpecError, MissingData, Infeasible : as :func:`suanchou.training.plan.plan`.
     """
-    base = plan_for(scenario)
+    base = plan_on(scenario, cluster(scenario.on, region=scenario.region))
     case = _base_case(scenario, base)
     now = _outcome(case, base.strategy)
     cases = [(change, changed) for change in CHANGES if (changed := _changed(case, change)) is not None]
