@@ -50,7 +50,12 @@ def _pins(texts: tuple[str, ...]) -> dict[str, int]:
 @option("--stack", metavar="NAME", help=N_("Software stack; see: suanchou catalog list stacks."))
 @option("--objective", metavar="WHAT", help=N_("time (default), money, energy or accelerators (the fewest)."))
 @option("--deadline", metavar="TIME", help=N_("Longest wall time: 30 days."))
-@option("--goodput", type=float, metavar="SHARE", help=N_("Share of wall time that advances the model, instead of the next."))
+@option(
+    "--goodput",
+    type=float,
+    metavar="SHARE",
+    help=N_("Share of wall time that advances the model; by default it follows from the next five."),
+)
 @option("--node-mtbf", metavar="TIME", help=N_("Mean time between failures of one node: 250 days."))
 @option("--checkpoint-interval", metavar="TIME", help=N_("Work between two checkpoints: 30 min; the best one by default."))
 @option("--checkpoint-bandwidth", metavar="RATE", help=N_("At which the whole job writes a checkpoint: 50 GB/s."))

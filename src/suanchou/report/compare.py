@@ -15,7 +15,7 @@ from suanchou.units import DAY_S, fmt, fmt_byte
 
 __all__ = ["compare"]
 
-_DEFINITIONS = ("TP", "PP", "DP", "EP", "CP", "SP", "ZeRO", "MFU", "goodput", "micro-batch", "GiB")
+_DEFINITIONS = ("TP", "PP", "DP", "EP", "CP", "SP", "ZeRO", "MFU", "goodput", "MTBF", "micro-batch", "GiB")
 _FACTORS = {
     "accelerators": N_("accelerators"),
     "time": N_("wall time"),

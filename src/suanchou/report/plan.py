@@ -15,7 +15,23 @@ from suanchou.units import fmt, fmt_byte
 
 __all__ = ["cause_name", "component_name", "plan_report"]
 
-_DEFINITIONS = ("TP", "PP", "DP", "EP", "CP", "SP", "ZeRO", "MFU", "HFU", "goodput", "micro-batch", "GB", "GiB", "dense peak")
+_DEFINITIONS = (
+    "TP",
+    "PP",
+    "DP",
+    "EP",
+    "CP",
+    "SP",
+    "ZeRO",
+    "MFU",
+    "HFU",
+    "goodput",
+    "MTBF",
+    "micro-batch",
+    "GB",
+    "GiB",
+    "dense peak",
+)
 _CAUSES = {
     "forward": N_("forward kernels"),
     "backward": N_("backward kernels"),

@@ -22,7 +22,21 @@ _AXES = {
     "batch": N_("sequences per step"),
     "tokens": N_("tokens"),
 }
-_DEFINITIONS = ("TP", "PP", "DP", "EP", "CP", "SP", "ZeRO", "MFU", "HFU", "goodput", "micro-batch")
+_DEFINITIONS = (
+    "TP",
+    "PP",
+    "DP",
+    "EP",
+    "CP",
+    "SP",
+    "ZeRO",
+    "MFU",
+    "HFU",
+    "goodput",
+    "micro-batch",
+    "strong scaling",
+    "weak scaling",
+)
 _RUN = (("time", "s"), ("energy", "j"), ("carbon", "kg"), ("money", "usd"))
 
 

@@ -15,7 +15,7 @@ from suanchou.units import DAY_S, fmt
 
 __all__ = ["what_if_report"]
 
-_DEFINITIONS = ("TP", "PP", "DP", "EP", "CP", "SP", "ZeRO", "MFU", "goodput", "micro-batch")
+_DEFINITIONS = ("TP", "PP", "DP", "EP", "CP", "SP", "ZeRO", "MFU", "goodput", "MTBF", "micro-batch")
 _NOTHING = 0.0005
 """A smaller share of the wall time is nothing."""
 
