@@ -90,3 +90,18 @@ def test_a_job_that_never_gets_on_is_refused(llama_405b):
         job(llama_405b, 16_384, node_mtbf_s=86_400.0, restart_s=3600.0)
     assert caught.value.where == "--node-mtbf"
     assert caught.value.hint
+
+
+def test_failures_of_every_group_of_a_job_count(problem):
+    """Two halves are the whole, whichever half is asked; nodes of other sizes count by their accelerators."""
+    half = problem("llama-3.1-8b", "dgx-h100:8")
+    whole = goodput_estimate(half, 1.0, 128)
+    assert goodput_estimate(half, 1.0, 64, peers=((half, 64),)).value == pytest.approx(whole.value, rel=1e-12)
+    other = problem("llama-3.1-8b", "atlas-800t-a2:4")
+    mixed = goodput_estimate(half, 1.0, 64, peers=((other, 32),))
+    turned = goodput_estimate(other, 1.0, 32, peers=((half, 64),))
+    assert mixed["mtbf"].value == pytest.approx(turned["mtbf"].value)
+    assert mixed["mtbf"].value == pytest.approx(default("accelerator_mtbf_h").value * 3600 / 96)
+    assert mixed["checkpoint_write"].value == pytest.approx(turned["checkpoint_write"].value)
+    nodes = goodput_estimate(half, 1.0, 64, peers=((other, 32),), reliability=Reliability(node_mtbf_s=1e6))
+    assert nodes["mtbf"].value == pytest.approx(1e6 / 12)

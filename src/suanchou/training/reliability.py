@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -14,12 +14,15 @@ from suanchou.training.defaults import Default, default
 from suanchou.training.goodput import best_interval_s, daly_interval_s, goodput_frac, wall_shares, young_interval_s
 from suanchou.training.problem import Problem
 
-__all__ = ["Reliability", "checkpoint_byte", "goodput_estimate"]
+__all__ = ["Groups", "Reliability", "checkpoint_byte", "goodput_estimate"]
 
 HOUR_S = 3600.0
 DAY_S = 86_400.0
 LEAST_FRAC = 0.01
 """A job that advances less than this share of the time is refused: it hardly ever ends."""
+
+Groups = Sequence[tuple[Problem, int]]
+"""Machines of one job, with the ranks it has on each."""
 
 _EXACT = "exact for independent failures at a constant rate; after Daly 2006, with the lag of asynchronous writes added"
 
@@ -77,7 +80,7 @@ class _Times(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Job:
-    """A plan as checkpoints see it."""
+    """A plan as checkpoints see it; ``n_node`` nodes like those of the first group."""
 
     byte: float
     n_node: float
@@ -132,13 +135,14 @@ def _times(value: float | None, factor: float) -> float | None:
     return None if value is None else value * factor
 
 
-def _bandwidth(problem: Problem, n_rank: int, given: float | None) -> Default:
+def _bandwidth(groups: Groups, given: float | None) -> Default:
     """Of the whole job: what its processes write, its nodes send and its file system takes, whichever is least."""
     if given is not None:
         return Default(name="checkpoint_bandwidth", value=given, source="given by --checkpoint-bandwidth", grade="exact")
     process, storage = default("checkpoint_process_byte_per_s"), default("checkpoint_storage_byte_per_s")
-    ports = problem.node.nic_byte_per_s
-    sent = math.inf if ports is None else ports * max(1.0, n_rank / problem.node.n_accelerator)
+    n_rank = sum(n for _problem, n in groups)
+    ports = [(each.node.nic_byte_per_s, max(1.0, n / each.node.n_accelerator)) for each, n in groups]
+    sent = sum(math.inf if one is None else one * n_node for one, n_node in ports)
 
     def least(end: str) -> float:
         return float(min(n_rank * getattr(process, end), getattr(storage, end), sent))
@@ -186,11 +190,18 @@ def _range(job: _Job, drivers: _Drivers, known: Mapping[str, Default]) -> tuple[
 
 
 def goodput_estimate(
-    problem: Problem, step_s: float, n_rank: int, *, given: float | None = None, reliability: Reliability | None = None
+    problem: Problem,
+    step_s: float,
+    n_rank: int,
+    *,
+    given: float | None = None,
+    reliability: Reliability | None = None,
+    peers: Groups = (),
 ) -> Estimate:
     """The goodput of a job of ``n_rank`` ranks and ``step_s`` per step, down to failure rates and checkpoint sizes.
 
-    ``given`` is taken as it is. The range is that of its drivers.
+    ``given`` is taken as it is. ``peers`` are other machines in the same job with their ranks: their failures stop it too, and
+    they help to write checkpoints. The range is that of the drivers.
 
     Raises
     ------
@@ -199,7 +210,8 @@ def goodput_estimate(
     if given is not None:
         return Default(name="goodput", value=given, source="given by --goodput", grade="exact").estimate("frac")
     known = reliability or Reliability()
-    mtbf, rate = _node_mtbf(problem, known.node_mtbf_s), _bandwidth(problem, n_rank, known.checkpoint_byte_per_s)
+    groups = ((problem, n_rank), *peers)
+    mtbf, rate = _node_mtbf(problem, known.node_mtbf_s), _bandwidth(groups, known.checkpoint_byte_per_s)
     restart, stop = _restart(known.restart_s), default("planned_stop_per_day")
     planned = replace(stop, value=stop.value / DAY_S, low=_times(stop.low, 1 / DAY_S), high=_times(stop.high, 1 / DAY_S))
     ranged = {
@@ -213,8 +225,8 @@ def goodput_estimate(
     drivers = _Drivers(**{name: one.value for name, one in ranged.items()})
     job = _Job(
         byte=checkpoint_byte(problem),
-        n_node=n_rank / problem.node.n_accelerator,
-        n_rank=n_rank,
+        n_node=sum(n / each.node.n_accelerator * mtbf.value / _node_mtbf(each, known.node_mtbf_s).value for each, n in groups),
+        n_rank=sum(n for _problem, n in groups),
         to_host_byte_per_s=problem.host_link_byte_per_s,
         step_s=step_s,
         asynchronous=known.asynchronous,

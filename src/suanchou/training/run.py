@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from suanchou.estimate import Estimate, worst_grade
 from suanchou.training.defaults import Default, default
 from suanchou.training.problem import Problem
-from suanchou.training.reliability import Reliability, goodput_estimate
+from suanchou.training.reliability import Groups, Reliability, goodput_estimate
 
 __all__ = ["run_estimates"]
 
@@ -23,19 +23,21 @@ def run_estimates(
     goodput: float | None = None,
     reliability: Reliability | None = None,
     usd_per_accelerator_h: float | None = None,
+    peers: Groups = (),
 ) -> tuple[Estimate, ...]:
     """Wall time, card-hours, energy, carbon and money of ``problem.work`` at ``step_s`` per step on ``n_rank`` ranks.
 
     ``time = steps * step / goodput``, where the goodput follows from failures and checkpoints (``reliability``) unless it is
     given; energy counts whole nodes; money is rent where a rent is known, else purchase spread over the service life, plus
-    electricity. What cannot be computed for want of data is left out. Ranges combine the worst, and the best, of every input.
+    electricity. ``peers`` are other machines in the same job, whose failures count. What cannot be computed for want of data
+    is left out. Ranges combine the worst, and the best, of every input.
 
     Raises
     ------
     Infeasible : failures come so often that the job hardly advances.
     """
     work = problem.work
-    share = goodput_estimate(problem, step_s, n_rank, given=goodput, reliability=reliability)
+    share = goodput_estimate(problem, step_s, n_rank, given=goodput, reliability=reliability, peers=peers)
     n_step = work.n_step
     time_s = n_step * step_s / share.value
     time = Estimate(
