@@ -29,21 +29,29 @@ __all__ = [
     "Plan",
     "Report",
     "Request",
+    "Scenario",
     "SpecError",
     "SuanchouError",
+    "Sweep",
+    "WhatIf",
     "__version__",
     "accelerator",
     "architecture_from_config",
     "catalogue",
     "cluster",
+    "compare",
     "demand_for",
     "explain",
     "find_model",
     "node",
     "parameter_count",
+    "parse_axis",
     "plan",
+    "plan_for",
     "site",
+    "sweep",
     "use_catalog",
+    "what_if",
 ]
 
 _PUBLIC = {
@@ -59,20 +67,28 @@ _PUBLIC = {
     "Plan": "suanchou.training.plan",
     "Report": "suanchou.report.report",
     "Request": "suanchou.demand.request",
+    "Scenario": "suanchou.training.scenario",
     "SpecError": "suanchou.errors",
     "SuanchouError": "suanchou.errors",
+    "Sweep": "suanchou.training.sweep",
+    "WhatIf": "suanchou.training.what_if",
     "accelerator": "suanchou.machine",
     "architecture_from_config": "suanchou.model.config",
     "catalogue": "suanchou.catalog",
     "cluster": "suanchou.machine",
+    "compare": "suanchou.report.compare",
     "demand_for": "suanchou.demand.request",
     "explain": "suanchou.report.explain",
     "find_model": "suanchou.model.source",
     "node": "suanchou.machine",
     "parameter_count": "suanchou.model.parameters",
+    "parse_axis": "suanchou.training.sweep",
     "plan": "suanchou.training.plan",
+    "plan_for": "suanchou.training.scenario",
     "site": "suanchou.machine",
+    "sweep": "suanchou.training.sweep",
     "use_catalog": "suanchou.catalog",
+    "what_if": "suanchou.training.what_if",
 }
 
 
@@ -87,9 +103,13 @@ if TYPE_CHECKING:
     from suanchou.model.config import architecture_from_config
     from suanchou.model.parameters import parameter_count
     from suanchou.model.source import FoundModel, find_model
+    from suanchou.report.compare import compare
     from suanchou.report.explain import explain
     from suanchou.report.report import Report
     from suanchou.training.plan import Plan, plan
+    from suanchou.training.scenario import Scenario, plan_for
+    from suanchou.training.sweep import Sweep, parse_axis, sweep
+    from suanchou.training.what_if import WhatIf, what_if
 
 
 def __getattr__(name: str) -> Any:

@@ -147,6 +147,13 @@ def test_no_table_no_csv():
     assert to_csv(report()) == ""
 
 
+def test_csv_prefers_plain_numbers():
+    shown = Table(title="", columns=(Column(name="step"),), rows=(("32.2 s",),), main=True)
+    plain = Table(title="", columns=(Column(name="step_s"),), rows=(("32.1868",),))
+    assert to_csv(report(shown, data=plain)) == "step_s\n32.1868\n"
+    assert "32.2 s" in to_markdown(report(shown, data=plain))
+
+
 def test_html_is_escaped():
     table = Table(title="<t>", columns=(Column(name="a"),), rows=(("<script>",),))
     item = report(table, headline="a < b", warnings=("<w>",))

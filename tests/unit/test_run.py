@@ -35,13 +35,25 @@ def test_steps_and_wall_time(llama):
     assert (parts["time"].low, parts["time"].high) == (None, None)
 
 
-def test_default_goodput_has_a_range(llama):
-    share = default("goodput")
+def test_computed_goodput_has_a_range(llama):
     time = run(llama)["time"]
+    share = time["goodput"]
     assert time.value == pytest.approx(20_000 / share.value)
     assert time.low == pytest.approx(20_000 / share.high)
     assert time.high == pytest.approx(20_000 / share.low)
     assert time.low < time.value < time.high
+
+
+def test_ranges_go_from_time_to_energy_carbon_and_money(llama):
+    parts, load = run(llama), default("power_frac")
+    time, energy = parts["time"], parts["energy"]
+    assert energy.low / energy.value == pytest.approx(time.low / time.value * load.low / load.value)
+    assert energy.high / energy.value == pytest.approx(time.high / time.value * load.high / load.value)
+    for name in ("carbon", "money", "card_hours"):
+        assert parts[name].low < parts[name].value < parts[name].high
+    assert parts["carbon"].high / parts["carbon"].value == pytest.approx(energy.high / energy.value)
+    given = run(llama, goodput=1.0, usd_per_accelerator_h=2.0)
+    assert (given["money"].low, given["card_hours"].low) == (None, None)
 
 
 def test_card_hours_count_packages(llama):
@@ -98,6 +110,10 @@ def test_purchase_is_spread_over_the_service_life(llama):
     hardware = 30_000 * (1 + default("server_cost_frac").value) / life_h * hours
     electricity = parts["energy"].value / 3.6e6 * site.usd_per_kwh
     assert parts["money"].value == pytest.approx(hardware + electricity)
+    life, server = default("amortisation_year"), default("server_cost_frac")
+    least = 30_000 * (1 + server.low) / (life.high * 24 * 365.25) * hours + parts["energy"].low / 3.6e6 * site.usd_per_kwh
+    most = 30_000 * (1 + server.high) / (life.low * 24 * 365.25) * hours + parts["energy"].high / 3.6e6 * site.usd_per_kwh
+    assert (parts["money"].low, parts["money"].high) == pytest.approx((least, most))
 
 
 def test_no_price_no_money(llama):

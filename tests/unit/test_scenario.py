@@ -25,6 +25,7 @@ BASE = {"model": "llama-3.1-8b", "on": ("dgx-h100:1",), "tokens": "1T"}
         ("seq", 10**12, "--seq"),
         ("batch", -8, "--batch"),
         ("rivals", -1, "--rivals"),
+        ("checkpoint", "often", "--checkpoint"),
         ("pin", {"dp_size": 8}, "--pin"),
         ("pin", {"tp": -1}, "--pin tp"),
     ],
@@ -44,6 +45,12 @@ def test_impossible_fields_are_refused_with_place_and_hint(field, value, where):
         ({"tokens": "0"}, "--tokens"),
         ({"tokens": "a few"}, "--tokens"),
         ({"deadline": "30 TB"}, "--deadline"),
+        ({"node_mtbf": "0 s"}, "--node-mtbf"),
+        ({"node_mtbf": "30"}, "--node-mtbf"),
+        ({"checkpoint_interval": "0 s"}, "--checkpoint-interval"),
+        ({"checkpoint_bandwidth": "3 GB"}, "--checkpoint-bandwidth"),
+        ({"checkpoint_bandwidth": "0 GB/s"}, "--checkpoint-bandwidth"),
+        ({"restart": "soon"}, "--restart"),
         ({"stack": "nothing"}, None),
         ({"model": "no-such-model"}, "MODEL"),
         ({"on": ("dgx-h100:0",)}, "--on"),
@@ -65,10 +72,26 @@ def test_learned_positions_limit_the_sequence():
 def test_the_resolved_scenario_leaves_nothing_open_that_has_a_default():
     scenario = Scenario(**BASE)
     full = resolved(scenario, plan_for(scenario))
-    assert {name for name, value in full.items() if value is None} == {"deadline", "usd_per_hour"}
+    assert {name for name, value in full.items() if value is None} == {"deadline", "usd_per_hour", "goodput"}
     assert (full["seq"], full["dtype"], full["stack"]) == (8192, "bf16", "megatron-core")
     again = spec.structure(full, Scenario, "here")
     assert resolved(again, plan_for(again)) == full
+
+
+def test_a_given_goodput_is_all_that_is_kept_of_failures():
+    scenario = Scenario(**BASE, goodput=0.8, node_mtbf="100 d")
+    full = resolved(scenario, plan_for(scenario))
+    assert full["goodput"] == 0.8
+    assert plan_for(spec.structure(full, Scenario, "here")).days == plan_for(scenario).days
+
+
+def test_drivers_of_the_goodput_reach_the_estimate():
+    words = {"node_mtbf": "100 d", "checkpoint_interval": "30 min", "checkpoint_bandwidth": "10 GB/s", "restart": "15 min"}
+    found = plan_for(Scenario(**BASE, **words)).estimate["time"]["goodput"]
+    assert found["mtbf"].value == 100 * 86400
+    assert found["checkpoint_interval"].value == 1800
+    assert found["checkpoint_write"].value == found["checkpoint"].value / 10e9
+    assert found["recovery"].value == 900 + found["checkpoint_write"].value
 
 
 def test_overrides_of_a_file(tmp_path):

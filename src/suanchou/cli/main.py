@@ -34,6 +34,7 @@ COMMANDS: dict[str, LazyCommand] = {
         "suanchou.cli.demand:demand", N_("How much compute a model needs: FLOP, memory, card-days, energy, money.")
     ),
     "plan": LazyCommand("suanchou.cli.plan:plan", N_("The best way to train a model on the accelerators you have.")),
+    "compare": LazyCommand("suanchou.cli.compare:compare", N_("Where the difference between two plans comes from.")),
     "catalog": LazyCommand(
         "suanchou.cli.catalog:catalog", N_("What is known of accelerators, nodes, clusters, models and regions.")
     ),

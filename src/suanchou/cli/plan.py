@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from suanchou.cli._options import OutputOptions, argument, catalog_option, command, option, output_options, overrides_option
 from suanchou.cli._output import emit
@@ -12,7 +13,13 @@ from suanchou.cli._progress import progress_bar
 from suanchou.errors import SpecError
 from suanchou.i18n import N_
 
+if TYPE_CHECKING:
+    from suanchou.report.report import Report
+    from suanchou.training.scenario import Scenario
+
 __all__ = ["plan"]
+
+Progress = Callable[[int, int], None] | None
 
 
 def _pins(texts: tuple[str, ...]) -> dict[str, int]:
@@ -43,33 +50,71 @@ def _pins(texts: tuple[str, ...]) -> dict[str, int]:
 @option("--stack", metavar="NAME", help=N_("Software stack; see: suanchou catalog list stacks."))
 @option("--objective", metavar="WHAT", help=N_("time (default), money, energy or accelerators (the fewest)."))
 @option("--deadline", metavar="TIME", help=N_("Longest wall time: 30 days."))
-@option("--goodput", type=float, metavar="SHARE", help=N_("Share of wall time that advances the model."))
+@option(
+    "--goodput",
+    type=float,
+    metavar="SHARE",
+    help=N_("Share of wall time that advances the model; by default it follows from the next five."),
+)
+@option("--node-mtbf", metavar="TIME", help=N_("Mean time between failures of one node: 250 days."))
+@option("--checkpoint-interval", metavar="TIME", help=N_("Work between two checkpoints: 30 min; the best one by default."))
+@option("--checkpoint-bandwidth", metavar="RATE", help=N_("At which the whole job writes a checkpoint: 50 GB/s."))
+@option("--checkpoint", metavar="WHEN", help=N_("async (default, written behind the steps) or sync."))
+@option("--restart", metavar="TIME", help=N_("From a failure until the job reads its checkpoint: 8 min."))
 @option("--usd-per-hour", type=float, metavar="USD", help=N_("Rent of one accelerator per hour."))
 @option("--region", metavar="NAME", help=N_("Where power is bought; see: suanchou catalog list regions."))
 @option("--pin", multiple=True, metavar="NAME=DEGREE", help=N_("Keep a degree, for example tp=8; may be repeated."))
 @option("--offload/--no-offload", default=None, help=N_("Whether host memory may hold states; if needed, by default."))
 @option("--rivals", type=int, metavar="COUNT", help=N_("How many losing plans to show (5)."))
 @option("--exhaustive", is_flag=True, default=None, help=N_("Price every strategy; fills the frontier of time and memory."))
+@option("--sweep", metavar="AXIS=RANGE", help=N_("Plan at many values: nodes=8..4096, accelerators=, seq=, batch=, tokens=."))
+@option("--scaling", metavar="WHICH", help=N_("With --sweep of machines: strong (default, same batch) or weak (it grows)."))
+@option("--what-if", is_flag=True, help=N_("One change at a time, planned again: which one would help most."))
 @overrides_option
 @catalog_option
 @output_options
 def plan(
-    model: str, output: OutputOptions, catalog_dir: Path | None, overrides: tuple[str, ...], pin: tuple[str, ...], **asked: Any
+    model: str,
+    output: OutputOptions,
+    catalog_dir: Path | None,
+    overrides: tuple[str, ...],
+    pin: tuple[str, ...],
+    sweep: str | None,
+    scaling: str | None,
+    what_if: bool,
+    **asked: Any,
 ) -> None:
     """Read the scenario, search, print."""
-    from suanchou import spec
     from suanchou.catalog import use_catalog
-    from suanchou.report.plan import plan_report
-    from suanchou.training.scenario import Scenario, plan_for, resolved
+
+    if sweep and what_if:
+        raise SpecError("--sweep and --what-if are two questions", where="--what-if", hint="ask them one by one")
+    if scaling not in (None, "strong", "weak"):
+        raise SpecError(f"no scaling is called {scaling!r}", where="--scaling", hint="strong or weak")
+    if scaling and not (sweep or "").startswith(("nodes", "accelerators")):
+        raise SpecError("the machine does not vary", where="--scaling", hint="add --sweep nodes=8..4096")
+    scenario = _scenario(model, asked | ({"pin": _pins(pin)} if pin else {}), overrides)
+    with use_catalog(catalog_dir), progress_bar(quiet=output.quiet) as progress:
+        if sweep:
+            report, interrupted = _sweep(scenario, sweep, scaling or "strong", progress)
+        elif what_if:
+            report, interrupted = _what_if(scenario, progress)
+        else:
+            report, interrupted = _plan(scenario, progress)
+    emit(report, output)
+    if interrupted:
+        raise SystemExit(130)
+
+
+def _scenario(model: str, asked: dict[str, Any], overrides: tuple[str, ...]) -> Scenario:
+    """The scenario of a file or of options, with options over the file and ``--set`` over both."""
+    from suanchou import spec
+    from suanchou.training.scenario import Scenario
 
     given: dict[str, Any] = {name: value for name, value in asked.items() if value not in (None, ())}
-    if pin:
-        given["pin"] = _pins(pin)
     path = Path(model)
     if path.suffix in (".yaml", ".yml"):
-        base = spec.read(path)
-        base = base | given
-        where = model
+        base, where = spec.read(path) | given, model
     else:
         base, where = given | {"model": model}, "suanchou plan"
     if isinstance(base.get("on"), tuple):
@@ -77,10 +122,33 @@ def plan(
     for name, hint in (("on", "for example --on dgx-h100:128"), ("tokens", "for example --tokens 15T")):
         if name not in base:
             raise SpecError(f"--{name} is missing", where=where, hint=hint)
-    scenario = spec.structure(spec.apply_overrides(base, overrides), Scenario, where)
-    with use_catalog(catalog_dir), progress_bar(quiet=output.quiet) as progress:
-        answer = plan_for(scenario, progress=progress)
-        report = plan_report(answer, inputs=asdict(scenario), scenario=resolved(scenario, answer))
-    emit(report, output)
-    if answer.found.interrupted:
-        raise SystemExit(130)
+    return spec.structure(spec.apply_overrides(base, overrides), Scenario, where)
+
+
+def _plan(scenario: Scenario, progress: Progress) -> tuple[Report, bool]:
+    from suanchou.report.plan import plan_report
+    from suanchou.training.scenario import plan_for, resolved
+
+    answer = plan_for(scenario, progress=progress)
+    report = plan_report(answer, inputs=asdict(scenario), scenario=resolved(scenario, answer))
+    return report, answer.found.interrupted
+
+
+def _what_if(scenario: Scenario, progress: Progress) -> tuple[Report, bool]:
+    from suanchou.report.what_if import what_if_report
+    from suanchou.training.scenario import resolved
+    from suanchou.training.what_if import what_if
+
+    answer = what_if(scenario, progress=progress)
+    report = what_if_report(answer, inputs=asdict(scenario), scenario=resolved(scenario, answer.plan))
+    return report, answer.interrupted
+
+
+def _sweep(scenario: Scenario, axis: str, scaling: Any, progress: Progress) -> tuple[Report, bool]:
+    from suanchou.report.sweep import sweep_report
+    from suanchou.training.sweep import parse_axis, sweep
+
+    answer = sweep(scenario, parse_axis(axis), scaling=scaling, progress=progress)
+    inputs = asdict(scenario)
+    report = sweep_report(answer, inputs=inputs | {"sweep": axis, "scaling": answer.scaling}, scenario=inputs)
+    return report, answer.interrupted

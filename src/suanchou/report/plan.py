@@ -13,9 +13,25 @@ from suanchou.training.search import TIE_FRAC, Candidate
 from suanchou.training.strategy import Strategy
 from suanchou.units import fmt, fmt_byte
 
-__all__ = ["plan_report"]
+__all__ = ["cause_name", "component_name", "plan_report"]
 
-_DEFINITIONS = ("TP", "PP", "DP", "EP", "CP", "SP", "ZeRO", "MFU", "HFU", "goodput", "micro-batch", "GB", "GiB", "dense peak")
+_DEFINITIONS = (
+    "TP",
+    "PP",
+    "DP",
+    "EP",
+    "CP",
+    "SP",
+    "ZeRO",
+    "MFU",
+    "HFU",
+    "goodput",
+    "MTBF",
+    "micro-batch",
+    "GB",
+    "GiB",
+    "dense peak",
+)
 _CAUSES = {
     "forward": N_("forward kernels"),
     "backward": N_("backward kernels"),
@@ -35,6 +51,7 @@ _CAUSES = {
     "optimizer": N_("optimizer step"),
     "straggler": N_("waiting for the slowest rank"),
     "host_step": N_("host work per step"),
+    "lost": N_("failures and checkpoints"),
 }
 _COMPONENTS = {
     "weight": N_("weights"),
@@ -49,6 +66,16 @@ _COMPONENTS = {
     "allocator": N_("allocator"),
 }
 _VERDICTS = {"fits": N_("fits"), "tight": N_("tight"), "does not fit": N_("does not fit")}
+
+
+def cause_name(name: str) -> str:
+    """A cause of step or wall time in words, for translation; a cause without words keeps its name."""
+    return _CAUSES.get(name, name.replace("_", " "))
+
+
+def component_name(name: str) -> str:
+    """A component of memory in words, for translation."""
+    return _COMPONENTS.get(name, name.replace("_", " "))
 
 
 def _text(value: float, unit: str) -> str:
@@ -111,6 +138,7 @@ def _plan_table(plan: Plan) -> Table:
         (_("step time"), _interval(plan.estimate["step"], "s")),
         (_("MFU / HFU"), f"{_share(u['mfu'].value)} / {_share(u['hfu'].value)}"),
         (_("tokens per second and accelerator"), f"{u['token_rate'].value:,.0f}"),
+        (_("goodput"), _goodput(plan)),
         (_("wall time"), _text(plan.estimate["time"].value, "s")),
         (_("accelerator-hours"), _run(plan, "card_hours", "card_h")),
         (_("energy"), _run(plan, "energy", "j")),
@@ -121,6 +149,20 @@ def _plan_table(plan: Plan) -> Table:
         title=N_("Best plan"),
         columns=(Column(name=N_("what"), align="left"), Column(name=N_("value"), align="left")),
         rows=tuple(rows),
+    )
+
+
+def _goodput(plan: Plan) -> str:
+    """The share, and the checkpoints where they were planned."""
+    found = plan.estimate["time"]["goodput"]
+    if not found.children:
+        return _share(found.value)
+    return _("{share} ({low} to {high}); a checkpoint of {size} every {interval}").format(
+        share=_share(found.value),
+        low=_share(found.value if found.low is None else found.low),
+        high=_share(found.value if found.high is None else found.high),
+        size=fmt_byte(found["checkpoint"].value),
+        interval=_text(found["checkpoint_interval"].value, "s"),
     )
 
 
@@ -253,7 +295,11 @@ def _result(plan: Plan) -> dict[str, Any]:
     return {
         "label": plan.strategy.label,
         "strategy": plan.strategy.to_dict(),
+        "stack": plan.problem.stack.name,
         "n_rank": plan.n_rank,
+        "seq": plan.problem.work.seq,
+        "global_batch": plan.problem.work.global_batch,
+        "token": plan.problem.work.token,
         "step_s": plan.step_s,
         "days": plan.days,
         "mfu": plan.estimate["utilisation"]["mfu"].value,

@@ -100,8 +100,8 @@ def _main_table(report: Report) -> Table | None:
 
 
 def to_csv(report: Report) -> str:
-    """The main table (or the first one); a heading row, then the cells as printed."""
-    table = _main_table(report)
+    """The table of plain numbers, else the main (or the first) table as printed; a heading row, then the cells."""
+    table = report.data or _main_table(report)
     if table is None:
         return ""
     text = io.StringIO()

@@ -43,7 +43,8 @@ class Report:
     """What a command answers.
 
     ``result`` and ``estimate`` go to JSON; ``headline`` and ``tables`` to a terminal, Markdown or CSV. ``command`` is the line
-    that reproduces the answer; ``scenario`` the fully resolved inputs.
+    that reproduces the answer; ``scenario`` the fully resolved inputs. CSV prints ``data`` where there is one, plain numbers,
+    else the main table.
     """
 
     kind: str
@@ -52,6 +53,7 @@ class Report:
     estimate: Estimate | None = None
     headline: str = ""
     tables: tuple[Table, ...] = ()
+    data: Table | None = None
     assumptions: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
     sources: tuple[str, ...] = ()

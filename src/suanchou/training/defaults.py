@@ -1,4 +1,4 @@
-"""Defaults: what planning takes for granted, from a data file with sources."""
+"""Defaults: what planning takes for granted, from data files with sources."""
 
 from __future__ import annotations
 
@@ -31,12 +31,16 @@ class Default:
         )
 
 
+_FILES = ("training_defaults.yaml", "reliability.yaml")
+
+
 @cache
 def _entries() -> Mapping[str, Mapping[str, Any]]:
     import yaml
 
-    text = resources.files("suanchou.catalog").joinpath("data/training_defaults.yaml").read_text(encoding="utf-8")
-    entries: Mapping[str, Mapping[str, Any]] = yaml.safe_load(text)
+    entries: dict[str, Mapping[str, Any]] = {}
+    for name in _FILES:
+        entries |= yaml.safe_load(resources.files("suanchou.catalog").joinpath("data", name).read_text(encoding="utf-8"))
     return entries
 
 

@@ -19,8 +19,9 @@ from suanchou.machine.cluster import Cluster
 from suanchou.model.architecture import Architecture
 from suanchou.model.parameters import parameter_count
 from suanchou.training.explain import step_parts, verdict
-from suanchou.training.price import family_of, price, tables_of
+from suanchou.training.price import price, tables_of
 from suanchou.training.problem import Problem
+from suanchou.training.reliability import Reliability
 from suanchou.training.run import run_estimates
 from suanchou.training.search import Candidate, Found, search
 from suanchou.training.stack import Stack, default_stack
@@ -89,6 +90,7 @@ class _Question:
     objective: Objective
     deadline_s: float | None
     goodput: float | None
+    reliability: Reliability | None
     usd_per_accelerator_h: float | None
     fixed: Mapping[str, int]
     options: Options
@@ -96,6 +98,17 @@ class _Question:
     keep: int
     exhaustive: bool
     progress: Callable[[int, int], None] | None
+
+
+def _run(problem: Problem, step_s: float, n_rank: int, q: _Question) -> tuple[Estimate, ...]:
+    return run_estimates(
+        problem,
+        step_s,
+        n_rank,
+        goodput=q.goodput,
+        reliability=q.reliability,
+        usd_per_accelerator_h=q.usd_per_accelerator_h,
+    )
 
 
 def _sizes(problem: Problem) -> list[int]:
@@ -131,12 +144,7 @@ def _cost(problem: Problem, found: Found, n_rank: int, q: _Question) -> float:
     """What the objective minimises, infinite where nothing fits or the deadline passes."""
     if not found.best:
         return math.inf
-    run = {
-        part.name: part
-        for part in run_estimates(
-            problem, found.best[0].step_s, n_rank, goodput=q.goodput, usd_per_accelerator_h=q.usd_per_accelerator_h
-        )
-    }
+    run = {part.name: part for part in _run(problem, found.best[0].step_s, n_rank, q)}
     if q.deadline_s is not None and run["time"].value > q.deadline_s:
         return math.inf
     name = {"time": "time", "money": "money", "energy": "energy", "accelerators": ""}[q.objective]
@@ -157,7 +165,7 @@ def _choose(problem: Problem, q: _Question) -> tuple[Problem, int, Found]:
     if q.objective == "time":
         found = _search(problem, everything, q)
         if q.deadline_s is not None and found.best and math.isinf(_cost(problem, found, everything, q)):
-            days = run_estimates(problem, found.best[0].step_s, everything, goodput=q.goodput)[0].value / 86400.0
+            days = _run(problem, found.best[0].step_s, everything, q)[0].value / 86400.0
             raise Infeasible(
                 f"the quickest plan takes {days:.4g} days", where="--deadline", hint="add accelerators or give it more time"
             )
@@ -209,10 +217,11 @@ def plan(
     global_batch: int | None = None,
     dtype: str | None = None,
     fp8: bool = False,
-    stack: str | None = None,
+    stack: str | Stack | None = None,
     objective: Objective = "time",
     deadline_s: float | None = None,
     goodput: float | None = None,
+    reliability: Reliability | None = None,
     usd_per_accelerator_h: float | None = None,
     fixed: Mapping[str, int] | None = None,
     offload: bool | None = None,
@@ -226,8 +235,11 @@ def plan(
     ----------
     token : training tokens. ``seq`` and ``global_batch`` default to what models of this size are trained with.
     dtype : ``bf16`` or ``fp16``; what the accelerator trains in unless given. ``fp8`` also tries fp8 linear layers.
+    stack : a software stack, or its name; the one most used with the accelerator by default.
     objective : ``time`` uses every rank; ``money``, ``energy`` and ``accelerators`` also try fewer of them.
     deadline_s : longest wall time allowed.
+    goodput : share of wall time that advances the model; by default it follows from ``reliability``: failures, checkpoints and
+        restarts.
     fixed : layout fields to pin, for example ``{"tp": 8}``. ``offload``: whether host memory may hold
         states; by default only where nothing fits otherwise.
     keep : rivals to show. ``exhaustive`` prices every strategy, for the frontier.
@@ -248,12 +260,15 @@ def plan(
         seq=seq,
         global_batch=global_batch,
     )
-    software = stack_named(stack) if stack else default_stack(cluster.groups[0].node.accelerator.vendor)
+    software = (
+        stack_named(stack) if isinstance(stack, str) else stack or default_stack(cluster.groups[0].node.accelerator.vendor)
+    )
     question = _Question(
         work_on=work_on,
         objective=objective,
         deadline_s=deadline_s,
         goodput=goodput,
+        reliability=reliability,
         usd_per_accelerator_h=usd_per_accelerator_h,
         fixed=fixed or {},
         options=Options.build(software.zero_stages, offload=bool(offload)),
@@ -277,7 +292,7 @@ def _answer(problem: Problem, n_rank: int, found: Found, q: _Question, software:
     best = found.best[0].strategy
     priced = price(problem, best)
     step, memory = priced.step, priced.memory
-    run = run_estimates(problem, step.value, n_rank, goodput=q.goodput, usd_per_accelerator_h=q.usd_per_accelerator_h)
+    run = _run(problem, step.value, n_rank, q)
     estimate = Estimate(
         name="training",
         value=run[0].value,
@@ -322,7 +337,9 @@ def _assumptions(problem: Problem, run: Iterable[Estimate], q: _Question) -> tup
         out.append(_("experts are evenly loaded"))
     if q.goodput is None:
         shares = [part["goodput"].value for part in run if part.name == "time"]
-        out += [_("goodput {share:g}").format(share=share) for share in shares]
+        out += [
+            _("goodput {share:.1%}: failures, checkpoints and restarts (--goodput)").format(share=share) for share in shares
+        ]
     out.append(_("electricity of {region}, PUE {pue:g}").format(region=site.region, pue=site.pue))
     return tuple(out)
 
@@ -340,7 +357,7 @@ _OUTSIDE = {
 def _outside(problem: Problem) -> list[str]:
     """Where the plan leaves what published runs cover."""
     work, n_rank = problem.work, problem.cluster.n_accelerator
-    found = outside(family_of(problem), n_rank, work.seq, float(parameter_count(work.arch)))
+    found = outside(problem.family, n_rank, work.seq, float(parameter_count(work.arch)))
     return [_(_OUTSIDE[name]).format(value=value, largest=largest) for name, value, largest in found]
 
 

@@ -14,7 +14,7 @@ from suanchou.training.problem import Problem
 from suanchou.training.search import Tables, tables
 from suanchou.training.strategy import LAYOUT_FIELDS, Strategy
 
-__all__ = ["Priced", "family_of", "price", "tables_of"]
+__all__ = ["Priced", "price", "tables_of"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,12 +28,6 @@ class Priced:
     fullest_stage: str
 
 
-def family_of(problem: Problem) -> str:
-    """The family of the problem's accelerator, by which intervals are judged."""
-    part = problem.accelerator
-    return (part.family_path or (part.family,))[0]
-
-
 def price(problem: Problem, s: Strategy) -> Priced:
     """Step time, memory and utilisation of one strategy, whether it fits or not.
 
@@ -45,7 +39,7 @@ def price(problem: Problem, s: Strategy) -> Priced:
     """
     table = tables_of(problem, s)
     step = explain_step(problem, s, table.time, table.activation)
-    low, high = spread(family_of(problem))
+    low, high = spread(problem.family)
     step = replace(step, low=step.value * low, high=step.value * high)
     return Priced(
         strategy=s,

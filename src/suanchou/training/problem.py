@@ -83,6 +83,12 @@ class Problem:
         """The cluster's accelerator."""
         return self.node.accelerator
 
+    @property
+    def family(self) -> str:
+        """The narrowest family of the accelerator, by which intervals are judged."""
+        part = self.accelerator
+        return (part.family_path or (part.family,))[0]
+
     @cached_property
     def eff(self) -> Efficiency:
         """Efficiency of the accelerator's family."""

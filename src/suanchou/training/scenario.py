@@ -8,14 +8,17 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from suanchou.errors import SpecError
+from suanchou.estimate import Estimate
 from suanchou.machine import cluster
+from suanchou.machine.cluster import Cluster
 from suanchou.model.source import find_model
 from suanchou.training.plan import Plan, plan
+from suanchou.training.reliability import Reliability
 from suanchou.training.strategy import LAYOUT_FIELDS
 from suanchou.training.workload import Objective
 from suanchou.units import parse
 
-__all__ = ["Scenario", "plan_for", "resolved", "scenario_from_file"]
+__all__ = ["Scenario", "plan_for", "plan_on", "reliability_of", "resolved", "scenario_from_file"]
 
 _PINS = {name: name for name in LAYOUT_FIELDS} | {"virtual_stages": "virtual"}
 
@@ -34,7 +37,12 @@ class Scenario:
     stack : software stack by name.
     objective : ``time``, ``money``, ``energy`` or ``accelerators``.
     deadline : longest wall time.
-    goodput : share of wall time that advances the model.
+    goodput : share of wall time that advances the model; it wins over the next five, from which it is computed otherwise.
+    node_mtbf : mean time between failures of a node.
+    checkpoint_interval : work between two checkpoints.
+    checkpoint_bandwidth : rate at which the whole job writes a checkpoint.
+    restart : time from a failure until the job reads its checkpoint.
+    checkpoint : ``async`` (written behind the steps) or ``sync``.
     usd_per_hour : rent of one accelerator.
     pin : layout degrees to keep, for example ``{tp: 8}``.
     offload : whether plans may keep states in host memory; by default only where nothing fits otherwise.
@@ -54,6 +62,11 @@ class Scenario:
     objective: str = "time"
     deadline: str | None = None
     goodput: float | None = None
+    node_mtbf: str | None = None
+    checkpoint_interval: str | None = None
+    checkpoint_bandwidth: str | None = None
+    restart: str | None = None
+    checkpoint: str | None = None
     usd_per_hour: float | None = None
     region: str | None = None
     pin: Mapping[str, int] = field(default_factory=dict)
@@ -70,6 +83,8 @@ class Scenario:
             raise SpecError(f"training in {self.dtype!r} is not known", where="--dtype", hint="bf16, fp16 or fp8")
         if self.goodput is not None and not 0 < self.goodput <= 1:
             raise SpecError(f"{self.goodput:g} is not a share", where="--goodput", hint="above 0, at most 1")
+        if self.checkpoint not in (None, "async", "sync"):
+            raise SpecError(f"no checkpoints are {self.checkpoint!r}", where="--checkpoint", hint="async or sync")
         if self.usd_per_hour is not None and not self.usd_per_hour > 0:
             raise SpecError(f"{self.usd_per_hour:g} is not a rent", where="--usd-per-hour", hint="a positive amount per hour")
         for name, value in (("--seq", self.seq), ("--batch", self.batch), ("--rivals", self.rivals + 1)):
@@ -80,6 +95,11 @@ class Scenario:
                 raise SpecError(f"cannot pin {name!r}", where="--pin", hint=f"one of {', '.join(_PINS)}")
             if degree < 0:
                 raise SpecError(f"{degree} is not a degree", where=f"--pin {name}", hint="0 or more")
+
+    @property
+    def layout_pins(self) -> dict[str, int]:
+        """The pins by the names of layout fields."""
+        return {_PINS[name]: degree for name, degree in self.pin.items()}
 
 
 def scenario_from_file(path: Path, overrides: tuple[str, ...] = ()) -> Scenario:
@@ -94,8 +114,38 @@ def scenario_from_file(path: Path, overrides: tuple[str, ...] = ()) -> Scenario:
     return spec.load(path, Scenario, overrides=overrides)
 
 
+def reliability_of(scenario: Scenario) -> Reliability:
+    """What a scenario says of failures and checkpoints.
+
+    Raises
+    ------
+    SpecError : an amount that is none.
+    """
+
+    def amount(text: str | None, unit: str, where: str) -> float | None:
+        return None if text is None else parse(text, unit, where=where)
+
+    return Reliability(
+        node_mtbf_s=amount(scenario.node_mtbf, "s", "--node-mtbf"),
+        checkpoint_interval_s=amount(scenario.checkpoint_interval, "s", "--checkpoint-interval"),
+        checkpoint_byte_per_s=amount(scenario.checkpoint_bandwidth, "byte/s", "--checkpoint-bandwidth"),
+        restart_s=amount(scenario.restart, "s", "--restart"),
+        asynchronous=scenario.checkpoint != "sync",
+    )
+
+
 def plan_for(scenario: Scenario, *, progress: Callable[[int, int], None] | None = None) -> Plan:
     """Answer a scenario.
+
+    Raises
+    ------
+    SpecError, MissingData, Infeasible : as :func:`suanchou.training.plan.plan`.
+    """
+    return plan_on(scenario, cluster(scenario.on, region=scenario.region), progress=progress)
+
+
+def plan_on(scenario: Scenario, machines: Cluster, *, progress: Callable[[int, int], None] | None = None) -> Plan:
+    """The best plan of a scenario on machines of one kind, which stand in for its own.
 
     Raises
     ------
@@ -104,7 +154,7 @@ def plan_for(scenario: Scenario, *, progress: Callable[[int, int], None] | None 
     fp8 = scenario.dtype == "fp8"
     return plan(
         find_model(scenario.model).architecture,
-        cluster(scenario.on, region=scenario.region),
+        machines,
         token=parse(scenario.tokens, "1", where="--tokens"),
         seq=scenario.seq,
         global_batch=scenario.batch,
@@ -114,8 +164,9 @@ def plan_for(scenario: Scenario, *, progress: Callable[[int, int], None] | None 
         objective=scenario.objective,  # type: ignore[arg-type]  # checked by Scenario
         deadline_s=None if scenario.deadline is None else parse(scenario.deadline, "s", where="--deadline"),
         goodput=scenario.goodput,
+        reliability=reliability_of(scenario),
         usd_per_accelerator_h=scenario.usd_per_hour,
-        fixed={_PINS[name]: degree for name, degree in scenario.pin.items()},
+        fixed=scenario.layout_pins,
         offload=scenario.offload,
         keep=scenario.rivals,
         exhaustive=scenario.exhaustive,
@@ -126,15 +177,27 @@ def plan_for(scenario: Scenario, *, progress: Callable[[int, int], None] | None 
 def resolved(scenario: Scenario, answer: Plan) -> dict[str, Any]:
     """The scenario with every default filled in: it gives the same answer whatever the defaults become."""
     work = answer.problem.work
-    goodput = next(part["goodput"].value for part in answer.estimate.children if part.name == "time")
+    goodput = answer.estimate["time"]["goodput"]
     full = replace(
         scenario,
         seq=work.seq,
         batch=work.global_batch,
         dtype=scenario.dtype or work.dtype,
         stack=answer.problem.stack.name,
-        goodput=goodput,
         region=answer.problem.cluster.site.region,
         offload=answer.offload if scenario.offload is None else scenario.offload,
     )
-    return asdict(full) | {"on": list(full.on), "pin": dict(full.pin)}
+    return asdict(full) | {"on": list(full.on), "pin": dict(full.pin)} | _reliability(goodput, scenario)
+
+
+def _reliability(goodput: Estimate, scenario: Scenario) -> dict[str, Any]:
+    """The drivers of a goodput, or the goodput where it was given."""
+    if not goodput.children:
+        return {"goodput": goodput.value}
+    return {
+        "node_mtbf": f"{goodput['mtbf']['node_mtbf'].value!r} s",
+        "checkpoint_interval": f"{goodput['checkpoint_interval'].value!r} s",
+        "checkpoint_bandwidth": f"{goodput['checkpoint_write']['checkpoint_bandwidth'].value!r} B/s",
+        "restart": f"{goodput['recovery']['restart'].value!r} s",
+        "checkpoint": scenario.checkpoint or "async",
+    }
