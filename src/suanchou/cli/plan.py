@@ -36,6 +36,7 @@ def _pins(texts: tuple[str, ...]) -> dict[str, int]:
 )
 @argument("model")
 @option("--on", multiple=True, metavar="MACHINES", help=N_("dgx-h100:128, h100-sxm5-80gb:64, a cluster or a YAML file."))
+@option("--link", metavar="RATE[:LATENCY]", help=N_("What a node sends to other groups of a mixed fleet: 200Gb/s:10us."))
 @option("--tokens", metavar="COUNT", help=N_("Tokens to train on: 15T, 2万亿."))
 @option("--seq", type=int, metavar="COUNT", help=N_("Tokens per sequence."))
 @option("--batch", type=int, metavar="COUNT", help=N_("Sequences per optimizer step."))
@@ -59,7 +60,9 @@ def plan(
     """Read the scenario, search, print."""
     from suanchou import spec
     from suanchou.catalog import use_catalog
+    from suanchou.report.mixed import mixed_report
     from suanchou.report.plan import plan_report
+    from suanchou.training.plan import Plan
     from suanchou.training.scenario import Scenario, plan_for, resolved
 
     given: dict[str, Any] = {name: value for name, value in asked.items() if value not in (None, ())}
@@ -80,7 +83,8 @@ def plan(
     scenario = spec.structure(spec.apply_overrides(base, overrides), Scenario, where)
     with use_catalog(catalog_dir), progress_bar(quiet=output.quiet) as progress:
         answer = plan_for(scenario, progress=progress)
-        report = plan_report(answer, inputs=asdict(scenario), scenario=resolved(scenario, answer))
+        words = {"inputs": asdict(scenario), "scenario": resolved(scenario, answer)}
+        report = plan_report(answer, **words) if isinstance(answer, Plan) else mixed_report(answer, **words)
     emit(report, output)
-    if answer.found.interrupted:
+    if answer.found.interrupted if isinstance(answer, Plan) else answer.interrupted:
         raise SystemExit(130)

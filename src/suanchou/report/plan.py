@@ -13,10 +13,10 @@ from suanchou.training.search import TIE_FRAC, Candidate
 from suanchou.training.strategy import Strategy
 from suanchou.units import fmt, fmt_byte
 
-__all__ = ["plan_report"]
+__all__ = ["CAUSES", "VERDICTS", "plan_report"]
 
 _DEFINITIONS = ("TP", "PP", "DP", "EP", "CP", "SP", "ZeRO", "MFU", "HFU", "goodput", "micro-batch", "GB", "GiB", "dense peak")
-_CAUSES = {
+CAUSES = {
     "forward": N_("forward kernels"),
     "backward": N_("backward kernels"),
     "recompute": N_("recomputation"),
@@ -43,7 +43,7 @@ _COMPONENTS = {
     "runtime": N_("runtime"),
     "allocator": N_("allocator"),
 }
-_VERDICTS = {"fits": N_("fits"), "tight": N_("tight"), "does not fit": N_("does not fit")}
+VERDICTS = {"fits": N_("fits"), "tight": N_("tight"), "does not fit": N_("does not fit")}
 
 
 def _text(value: float, unit: str) -> str:
@@ -134,7 +134,7 @@ def _memory_note(plan: Plan) -> str:
     memory, capacity = plan.estimate["memory"], plan.problem.memory_byte
     stages = {"first": _("first"), "middle": _("middle"), "last": _("last")}
     return _("{verdict}: {used} of {capacity} ({low} to {high}), on the {stage} pipeline stage, the fullest").format(
-        verdict=_(_VERDICTS[plan.verdict]),
+        verdict=_(VERDICTS[plan.verdict]),
         used=fmt_byte(memory.value, binary=True),
         capacity=fmt_byte(capacity, binary=True),
         low=fmt_byte(memory.low or memory.value, binary=True),
@@ -172,7 +172,7 @@ def _gib(candidate: Candidate) -> str:
 def _loses(rival: Rival) -> str:
     if rival.slower_frac < TIE_FRAC:
         return _("a tie within {share:.0%}; the best one is simpler").format(share=TIE_FRAC)
-    return ", ".join(f"{_(_CAUSES[name])} {100 * share:+.1f} %" for name, share in rival.why)
+    return ", ".join(f"{_(CAUSES[name])} {100 * share:+.1f} %" for name, share in rival.why)
 
 
 def _census_table(plan: Plan) -> Table:
@@ -188,7 +188,7 @@ def _census_table(plan: Plan) -> Table:
 
 
 def _limit(plan: Plan) -> str:
-    return ", ".join(f"{_(_CAUSES[name])} {100 * share:.0f} %" for name, share in plan.limit)
+    return ", ".join(f"{_(CAUSES[name])} {100 * share:.0f} %" for name, share in plan.limit)
 
 
 def plan_report(plan: Plan, *, inputs: Mapping[str, Any], scenario: Mapping[str, Any]) -> Report:
@@ -201,7 +201,7 @@ def plan_report(plan: Plan, *, inputs: Mapping[str, Any], scenario: Mapping[str,
         days=_text(plan.estimate["time"].value, "s"),
         strategy=plan.strategy.label,
         mfu=_share(plan.estimate["utilisation"].value),
-        verdict=_(_VERDICTS[plan.verdict]),
+        verdict=_(VERDICTS[plan.verdict]),
         limit=_limit(plan),
     )
     step, memory = plan.estimate["step"], plan.estimate["memory"]
@@ -215,7 +215,7 @@ def plan_report(plan: Plan, *, inputs: Mapping[str, Any], scenario: Mapping[str,
         tables=(
             _plan_table(plan),
             _shares(N_("Memory per accelerator"), memory, _COMPONENTS, "byte", _memory_note(plan)),
-            _shares(N_("Step time"), step, _CAUSES, "s"),
+            _shares(N_("Step time"), step, CAUSES, "s"),
             _rival_table(plan),
             _census_table(plan),
         ),

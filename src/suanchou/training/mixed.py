@@ -166,7 +166,9 @@ class _Search:
                 self.mixes.append(best)
                 found_any = True
         if not found_any:
-            self.refused["pipeline"] = N_("no pipeline through the groups fits, or none comes within one and a half times the best step")
+            self.refused["pipeline"] = N_(
+                "no pipeline through the groups fits, or none comes within one and a half times the best step"
+            )
 
 
 def _most(refused: Counter[str]) -> str:
