@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from functools import cache
 
@@ -117,9 +118,9 @@ def test_rivals_lose_by_what_is_said(answer):
             assert rival.slower_frac >= 1 / (1 + TIE_FRAC) - 1
         if rival.slower_frac > 0.01:
             assert sum(share for _name, share in rival.why) >= rival.slower_frac / 5
-    assert {left.member.letter for left in answer.left_out} == {
-        member.letter for member in answer.fleet.members
-    } - set(answer.best.letters)
+    assert {left.member.letter for left in answer.left_out} == {member.letter for member in answer.fleet.members} - set(
+        answer.best.letters
+    )
 
 
 def test_no_group_alone_is_better(answer):
@@ -150,7 +151,7 @@ def test_a_fleet_split_in_two_is_little_worse_than_whole():
 def test_adding_machines_never_makes_it_slower():
     steps = [ask(STRONG, f"dgx-a100-80gb:{n}").step_s for n in (1, 2)]
     steps.append(ask(STRONG, WEAK, "atlas-800t-a2:1").step_s)
-    for fewer, more in zip(steps, steps[1:], strict=False):
+    for fewer, more in itertools.pairwise(steps):
         assert more <= fewer * (1 + TIE_FRAC)
     assert steps[-1] < steps[0]
 
@@ -205,7 +206,9 @@ def test_groups_train_in_a_type_they_share():
     assert [member.alone.work.dtype for member in answer.fleet.members] == ["fp16", "bf16"]
     for mix in mixes(answer):
         together = len(mix.parts) > 1
-        assert all(part.problem.work.dtype == ("fp16" if together or part.member.letter == "A" else "bf16") for part in mix.parts)
+        assert all(
+            part.problem.work.dtype == ("fp16" if together or part.member.letter == "A" else "bf16") for part in mix.parts
+        )
     assert any("fp16 and bf16" in text for text in answer.warnings) == (len(answer.best.parts) > 1)
 
 
