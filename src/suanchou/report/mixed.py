@@ -193,15 +193,15 @@ def _left_out_text(plan: MixedPlan, left: LeftOut) -> str:
         return _("Leave out {group}: no plan with it fits or comes near.").format(group=who)
     slower = left.rival.slower_frac
     if abs(slower) < TIE_FRAC:
-        return _("Leave out {group}: with it a step takes {share:+.1f} %, a tie within {tie:.0%}.").format(
-            group=who, share=100 * slower, tie=TIE_FRAC
+        return _("Leave out {group}: with it a step takes {share:+.1%}, a tie within {tie:.0%}.").format(
+            group=who, share=slower, tie=TIE_FRAC
         )
     if slower < 0:
-        return _("Leave out {group}: it makes a step {share:.1f} % shorter, but the objective is not time.").format(
-            group=who, share=-100 * slower
+        return _("Leave out {group}: it makes a step {share:.1%} shorter, but the objective is not time.").format(
+            group=who, share=-slower
         )
-    return _("Leave out {group}: with it a step takes {share:.1f} % longer ({why}).").format(
-        group=who, share=100 * slower, why=_causes(left.rival.why) or _("no single cause")
+    return _("Leave out {group}: with it a step takes {share:.1%} longer ({why}).").format(
+        group=who, share=slower, why=_causes(left.rival.why) or _("no single cause")
     )
 
 
@@ -220,11 +220,9 @@ def _headline(plan: MixedPlan) -> str:
     alone = [rival for rival in plan.rivals if rival.mix.variant == "alone"]
     if len(best.parts) > 1 and alone:
         nearest = min(alone, key=lambda rival: rival.mix.step_s)
-        lines.append(
-            _("{group} alone would take {share:.0f} % longer.").format(
-                group=nearest.mix.letters[0], share=100 * nearest.slower_frac
-            )
-        )
+        if nearest.slower_frac > 0:
+            text = _("{group} alone would take {share:.0%} longer.")
+            lines.append(text.format(group=nearest.mix.letters[0], share=nearest.slower_frac))
     return " ".join(lines)
 
 

@@ -167,7 +167,7 @@ class _Search:
                 found_any = True
         if not found_any:
             self.refused["pipeline"] = N_(
-                "no pipeline through the groups fits, or none comes within one and a half times the best step"
+                "none through the groups fits, or none comes within one and a half times the best step"
             )
 
 

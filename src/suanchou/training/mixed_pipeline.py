@@ -112,7 +112,7 @@ class _Rows:
 
 @dataclass(slots=True, kw_only=True)
 class PipelineSearch:
-    """Searches pipelines of a fleet, one order of groups at a time; what a group can do is kept for other orders."""
+    """Searches pipelines of a fleet, one order of groups at a time; costs of a group are kept for other orders."""
 
     fleet: Fleet
     space: Space
@@ -129,6 +129,8 @@ class PipelineSearch:
         for member in members:
             if member.index not in self.rows:
                 self.rows[member.index] = _Rows(member, self.space)
+        self.caps.clear()
+        self.configs.clear()
         found: Mix | None = None
         for bound, key, pps in self._visits(members):
             if bound >= limit_s:
