@@ -26,6 +26,7 @@ __all__ = [
     "Infeasible",
     "MissingData",
     "MissingExtra",
+    "MixedPlan",
     "Plan",
     "Report",
     "Request",
@@ -42,6 +43,7 @@ __all__ = [
     "node",
     "parameter_count",
     "plan",
+    "plan_mixed",
     "site",
     "use_catalog",
 ]
@@ -56,6 +58,7 @@ _PUBLIC = {
     "Infeasible": "suanchou.errors",
     "MissingData": "suanchou.errors",
     "MissingExtra": "suanchou.errors",
+    "MixedPlan": "suanchou.training.mixed",
     "Plan": "suanchou.training.plan",
     "Report": "suanchou.report.report",
     "Request": "suanchou.demand.request",
@@ -71,6 +74,7 @@ _PUBLIC = {
     "node": "suanchou.machine",
     "parameter_count": "suanchou.model.parameters",
     "plan": "suanchou.training.plan",
+    "plan_mixed": "suanchou.training.mixed",
     "site": "suanchou.machine",
     "use_catalog": "suanchou.catalog",
 }
@@ -89,6 +93,7 @@ if TYPE_CHECKING:
     from suanchou.model.source import FoundModel, find_model
     from suanchou.report.explain import explain
     from suanchou.report.report import Report
+    from suanchou.training.mixed import MixedPlan, plan_mixed
     from suanchou.training.plan import Plan, plan
 
 
