@@ -70,15 +70,17 @@ def test_two_equal_groups_are_one_pipeline_but_for_the_seam(pp, fields):
     assert max(part.high_byte for part in mix.parts) == pytest.approx(high, rel=0.02)
 
 
-def test_a_place_is_the_stage_of_an_equal_pipeline():
-    problem = build("dgx-a100-80gb:2", "dgx-a100-80gb:2").members[0].problem
-    s = Strategy(tp=2, pp=8, dp=2, micro_batch=1, sp=1, zero=1)
+@pytest.mark.parametrize(("model", "ep"), [("llama-3.1-8b", 1), ("mixtral-8x7b", 2), ("deepseek-v3", 2)])
+def test_a_place_is_the_stage_of_an_equal_pipeline(model, ep):
+    problem = build("dgx-a100-80gb:2", "dgx-a100-80gb:2", model=model).members[0].problem
+    s = Strategy(tp=2, pp=8, dp=2, micro_batch=1, sp=1, zero=1, ep=ep)
     acts = tables_of(problem, s).activation
-    layers = problem.n_layer / s.pp
+    split = stage_layers(problem.n_layer, s.pp, 1)
     for place, index in (("first", 0), ("middle", 1), ("last", 7)):
-        found = place_memory(problem, s, acts, place, depth=float(s.pp - index), layers=layers)
+        found = place_memory(problem, s, acts, place, depth=float(s.pp - index), layers=getattr(split, place))
         expected = stage_memory(problem, s, acts, place)
         assert list(map(number, found)) == pytest.approx(list(map(number, expected)), rel=1e-12)
+    layers = float(split.middle)
     deep = [
         number(place_memory(problem, s, acts, "middle", depth=float(depth), layers=layers).activation) for depth in range(2, 8)
     ]

@@ -13,7 +13,7 @@ from suanchou.model.operators import Num
 from suanchou.training.explain import MEMORY_NAMES, explain_step
 from suanchou.training.mixed_fleet import Fleet, Mix, Part
 from suanchou.training.mixed_price import place_of
-from suanchou.training.mixed_stages import place_memory
+from suanchou.training.mixed_stages import place_memory, worst_byte
 from suanchou.training.price import price, tables_of
 from suanchou.training.run import run_estimates
 
@@ -195,7 +195,7 @@ def _stage_memory(mix: Mix, index: int) -> Estimate:
     found = []
     for i, layers in enumerate(part.layers, start=start):
         memory = place_memory(part.problem, part.strategy, acts, place_of(i, n), depth=float(n - i), layers=float(layers))
-        found.append((_number(memory.high(part.problem.stack)), i, layers, memory))
+        found.append((_number(worst_byte(part.problem, memory)), i, layers, memory))
     high, i, layers, memory = max(found, key=lambda item: item[0])
     where = f"stage {i + 1} of {n}: {layers} layers, up to {min(n - i, part.micro_batches)} micro-batches in flight"
     children = tuple(

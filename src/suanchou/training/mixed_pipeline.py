@@ -1,9 +1,11 @@
 """Pipeline over groups: each group holds a run of 1F1B stages with TP, CP and ZeRO of its own; DP and micro-batch are common.
 
-``step = micro-batches * slowest stage + (sum of stages - slowest) + sends + the longest tail of a group``. For given degrees
-of DP and stages per group, a budget for the step bounds the time of every stage, and so the layers each configuration of a
-group can take in memory and time; the smallest budget under which all layers are taken is found by bisection. Degrees are
-visited by a lower bound of the step. What wins is dealt its layers exactly and priced in full.
+``step = micro-batches * slowest stage + (sum of stages - slowest) + sends + the longest tail of a group``. For 1F1B over
+unequal stages that is never too short, and too long by at most what the slowest stage takes beyond those behind it.
+
+For given degrees of DP and stages per group, a budget for the step bounds the time of every stage, and so the layers each
+configuration of a group can take in memory and time; the smallest budget under which all layers are taken is found by
+bisection. Degrees are visited by a lower bound of the step. What wins is dealt its layers exactly and priced in full.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ from suanchou.model.operators import Num
 from suanchou.training.communication import send_s
 from suanchou.training.mixed_fleet import Fleet, Member, Mix, Space
 from suanchou.training.mixed_price import Key, cross_sends_s, evaluate
-from suanchou.training.mixed_stages import Place, place_memory, tail
+from suanchou.training.mixed_stages import Place, place_memory, tail, worst_byte
 from suanchou.training.search import Tables, tables
 from suanchou.training.strategy import LAYOUT_FIELDS, Options, Strategy, layouts
 from suanchou.training.time import stage_time
@@ -276,7 +278,7 @@ def _cap(member: Member, s: Strategy, table: Tables, place: Place, depth: Num, m
     problem = member.problem
 
     def high(layers: Num) -> Num:
-        return place_memory(problem, s, table.activation, place, depth=depth, layers=layers).high(problem.stack)
+        return worst_byte(problem, place_memory(problem, s, table.activation, place, depth=depth, layers=layers))
 
     one, all_ = high(1.0), high(most)
     slope = (all_ - one) / np.maximum(most - 1.0, 1.0)

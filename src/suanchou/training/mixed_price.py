@@ -14,8 +14,7 @@ from suanchou.model.operators import Num, Shape
 from suanchou.training.communication import send_s
 from suanchou.training.explain import step_parts
 from suanchou.training.mixed_fleet import Fleet, Member, Mix, Part
-from suanchou.training.mixed_stages import Place, deal_layers, place_memory, tail
-from suanchou.training.pipeline import bubble_s
+from suanchou.training.mixed_stages import Place, deal_layers, place_memory, tail, worst_byte
 from suanchou.training.price import tables_of
 from suanchou.training.search import Tables
 from suanchou.training.strategy import Strategy
@@ -53,7 +52,7 @@ def _stages(member: Member, s: Strategy, table: Tables, start: int, n: int) -> _
         at = np.flatnonzero([place == other for other in places])
         depth = (n - start - at).astype(float)[:, None]
         memory = place_memory(problem, s, acts, place, depth=depth, layers=layers[None, :])
-        high[at] = np.broadcast_to(memory.high(problem.stack), (len(at), len(layers)))
+        high[at] = np.broadcast_to(worst_byte(problem, memory), (len(at), len(layers)))
     return _Stages(per_layer, extra, high)
 
 
@@ -126,7 +125,7 @@ def _assemble(
     step = StepTime(
         micro_batches=m,
         slowest=stage,
-        bubble=bubble_s(float(seconds.sum()), float(seconds.max()), 1.0),
+        bubble=float(seconds.sum() - seconds.max()),
         pipeline_send=inside,
         gradient_reduce=longest.gradient_reduce,
         parameter_gather=longest.parameter_gather,
@@ -143,7 +142,7 @@ def _tail_s(step: StepTime) -> float:
 def _memory(member: Member, s: Strategy, table: Tables, i: int, n: int, layers: int) -> tuple[float, float]:
     place = place_of(i, n)
     memory = place_memory(member.problem, s, table.activation, place, depth=float(n - i), layers=float(layers))
-    return _number(memory.total), _number(memory.high(member.problem.stack))
+    return _number(memory.total), _number(worst_byte(member.problem, memory))
 
 
 def cross_sends_s(fleet: Fleet, members: Sequence[Member], key: Key, pps: Sequence[int]) -> tuple[float, float]:
@@ -166,14 +165,12 @@ def _sends_s(
     exposed = 1.0 - min(member.problem.stack.overlap_pipeline for member in members)
     inside, steady = 0.0, 0.0
     for member, s in zip(members, strategies, strict=True):
-        if int(s.pp) > 1:
-            fill = _number(send_s(member.problem, s, 0.0))
-            inside += fill
-            steady = max(steady, fill / (int(s.pp) - 1.0))
+        fill, one_more = _number(send_s(member.problem, s, 0.0)), _number(send_s(member.problem, s, 1.0))
+        inside, steady = inside + fill, max(steady, one_more - fill)
     key = (int(strategies[0].dp), int(strategies[0].micro_batch))
     fill, one = cross_sends_s(fleet, members, key, [int(s.pp) for s in strategies])
-    extra = m * exposed * max(2.0 * one - steady, 0.0) + m * (1.0 - exposed) * max(one - slowest_s, 0.0)
-    return inside + m * exposed * steady, fill + extra
+    extra = m * max(exposed * 2.0 * one - steady, 0.0) + m * (1.0 - exposed) * max(one - slowest_s, 0.0)
+    return inside + m * steady, fill + extra
 
 
 def _number(value: Num) -> float:

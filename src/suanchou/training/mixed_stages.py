@@ -7,6 +7,7 @@ stages behind it is that of an equal pipeline of ``l`` layers per stage and fitt
 from __future__ import annotations
 
 import heapq
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -24,7 +25,7 @@ from suanchou.training.problem import LayerKind, Problem, ShardSum
 from suanchou.training.strategy import Strategy
 from suanchou.training.time import StepTime, step_time
 
-__all__ = ["Place", "Section", "deal_layers", "place_memory", "tail"]
+__all__ = ["Place", "Section", "deal_layers", "place_memory", "tail", "worst_byte"]
 
 Place = Literal["first", "middle", "last"]
 
@@ -50,8 +51,9 @@ class Section(Problem):
 
     @cached_property
     def kinds(self) -> tuple[LayerKind, ...]:
-        """The model's layers; a section holds the average mix of them."""
-        return self.whole.kinds
+        """The average layer, once for every way that keys and values are split: a section holds the model's mix of layers."""
+        ways = dict.fromkeys(kind.kv_ways for kind in self.whole.kinds)
+        return tuple(_average([kind for kind in self.whole.kinds if kind.kv_ways == each]) for each in ways)
 
     @cached_property
     def ends(self) -> tuple[ShardSum, ShardSum]:
@@ -81,6 +83,21 @@ def place_memory(problem: Problem, s: Strategy, acts: ActivationTable, place: Pl
     pp: Num = {"first": depth, "middle": depth + 1.0, "last": np.full_like(depth, 2.0)}[place]
     section = Section.of(problem, layers * pp, first=True, last=True)
     return stage_memory(section, replace(s, pp=pp, virtual=1.0), acts, place)
+
+
+def _average(kinds: Sequence[LayerKind]) -> LayerKind:
+    share = math.fsum(kind.share for kind in kinds)
+
+    def mean(name: str) -> float:
+        return math.fsum(kind.share * getattr(kind.parameters, name) for kind in kinds) / share
+
+    names = ("split", "kv", "replicated", "expert")
+    return replace(kinds[0], share=share, parameters=ShardSum(**{name: mean(name) for name in names}))
+
+
+def worst_byte(problem: Problem, memory: Memory) -> Num:
+    """Bytes with the allocator at its worst: what must fit."""
+    return memory.high(problem.stack)
 
 
 def tail(
