@@ -45,13 +45,15 @@ class _Costs(NamedTuple):
     """Ways to run stages of a group, as arrays of shape (layouts, options).
 
     A step takes ``passes * (per_layer * layers + extra) + tail_base + tail_per_layer * layers`` if its slowest stage holds
-    ``layers``; ``extra`` is that of the first stage (``embedding``), of the last one (``head``) or nothing.
+    ``layers``, and sends: ``extra`` is that of the first stage (``embedding``), of the last one (``head``) or nothing;
+    ``tail_base`` holds the sends of fill and drain, ``steady`` are those of every micro-batch.
     """
 
     per_layer: NDArray[np.float64]
     embedding: NDArray[np.float64]
     head: NDArray[np.float64]
     tail_base: NDArray[np.float64]
+    steady: NDArray[np.float64]
     tail_per_layer: NDArray[np.float64]
 
 
@@ -155,8 +157,8 @@ class PipelineSearch:
                 if sum(pp for pp, _cost in pps) > n_layer:
                     continue
                 costs = [cost for _pp, cost in pps]
-                slowest = max(n_layer / sum(pp / cost for pp, cost in pps), max(costs))
                 fill, longest = cross_sends_s(self.fleet, members, key, [pp for pp, _cost in pps])
+                slowest = max(n_layer / sum(pp / cost for pp, cost in pps), *costs, (1.0 - exposed) * longest)
                 bound = (m - 1.0) * slowest + n_layer * min(costs) + fill + m * exposed * 2.0 * longest
                 out.append((bound, key, tuple(pp for pp, _cost in pps)))
         return sorted(out)
@@ -175,8 +177,15 @@ class PipelineSearch:
                 return None
             found.append(configs)
 
+        exposed = 1.0 - min(member.problem.stack.overlap_pipeline for member in members)
+        fill, longest = cross_sends_s(self.fleet, members, key, pps)
+        steady = [m * np.maximum(c.costs.steady, 2.0 * exposed * longest) for c in found]
+
         def taken(budget: float) -> list[NDArray[np.float64]]:
-            return [_taken(c, budget, passes, pp, role) for c, pp, role in zip(found, pps, roles, strict=True)]
+            return [
+                _taken(c, budget - fill - sends, passes, pp, role)
+                for c, sends, pp, role in zip(found, steady, pps, roles, strict=True)
+            ]
 
         def enough(budget: float) -> bool:
             return sum(float(layers.max()) for layers in taken(budget)) >= n_layer
@@ -249,9 +258,9 @@ def _costs(rows: _Rows, key: Key, role: _Role) -> _Costs:
     wide = float(problem.n_layer)
     one, all_ = tail_s(1.0), tail_s(wide)
     slope = np.maximum(all_ - one, 0.0) / max(wide - 1.0, 1.0)
-    sends = send_s(problem, s, s.micro_batches(problem.work))
+    fill = send_s(problem, s, 0.0)
     per_layer = stage_time(problem, s, t, acts, 1.0, (0.0, 0.0)).total
-    columns = (per_layer, t.embedding, t.head + t.head_tensor, one - slope + sends, slope)
+    columns = (per_layer, t.embedding, t.head + t.head_tensor, one - slope + fill, send_s(problem, s, 1.0) - fill, slope)
     return _Costs(*(_flat(column, shape) for column in columns))
 
 
@@ -291,8 +300,11 @@ def _most(configs: _Configs, pp: int, role: _Role) -> NDArray[np.float64]:
     return (pp - role.last) * configs.caps.cap + (configs.caps.last_cap if role.last else 0.0)
 
 
-def _taken(configs: _Configs, budget_s: float, passes: float, pp: int, role: _Role) -> NDArray[np.float64]:
-    """Layers that each configuration takes if its step may last ``budget_s``; minus infinity where a stage takes none."""
+def _taken(configs: _Configs, budget_s: NDArray[np.float64], passes: float, pp: int, role: _Role) -> NDArray[np.float64]:
+    """Layers that each configuration takes if its step may last ``budget_s``, steady sends apart.
+
+    Minus infinity where a stage takes none.
+    """
     costs, caps = configs.costs, configs.caps
     per_layer = passes * costs.per_layer + costs.tail_per_layer
 
