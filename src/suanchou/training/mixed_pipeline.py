@@ -123,7 +123,6 @@ class PipelineSearch:
     rows: dict[int, _Rows] = field(default_factory=dict)
     costs: dict[tuple[int, Key, _Role], _Costs] = field(default_factory=dict)
     caps: dict[tuple[int, Key, _Role, int], _Caps] = field(default_factory=dict)
-    configs: dict[tuple[int, Key, _Role, int, int], _Configs] = field(default_factory=dict)
     visited: int = 0
 
     def best(self, members: Sequence[Member], limit_s: float = math.inf) -> Mix | None:
@@ -134,7 +133,8 @@ class PipelineSearch:
             if member.index not in self.rows:
                 self.rows[member.index] = _Rows(member, self.space)
         self.caps.clear()
-        self.configs.clear()
+        if len(members) == 2:  # both change their roles with the order: nothing would be used again
+            self.costs.clear()
         found: Mix | None = None
         for bound, key, pps in self._visits(members):
             if bound >= limit_s:
@@ -219,12 +219,7 @@ class PipelineSearch:
 
     def _configs(self, member: Member, key: Key, pp: int, role: _Role, after: int) -> _Configs:
         """What ``member`` can do with ``pp`` stages that have ``after`` stages behind them."""
-        place = (member.index, key, role, after, pp)
-        if place not in self.configs:
-            self.configs[place] = self._build(*place)
-        return self.configs[place]
-
-    def _build(self, index: int, key: Key, role: _Role, after: int, pp: int) -> _Configs:
+        index = member.index
         rows = self.rows[index]
         if (index, key, role) not in self.costs:
             self.costs[index, key, role] = _costs(rows, key, role)
