@@ -26,6 +26,7 @@ __all__ = [
     "Infeasible",
     "MissingData",
     "MissingExtra",
+    "MixedPlan",
     "Plan",
     "Report",
     "Request",
@@ -48,6 +49,7 @@ __all__ = [
     "parse_axis",
     "plan",
     "plan_for",
+    "plan_mixed",
     "site",
     "sweep",
     "use_catalog",
@@ -64,6 +66,7 @@ _PUBLIC = {
     "Infeasible": "suanchou.errors",
     "MissingData": "suanchou.errors",
     "MissingExtra": "suanchou.errors",
+    "MixedPlan": "suanchou.training.mixed",
     "Plan": "suanchou.training.plan",
     "Report": "suanchou.report.report",
     "Request": "suanchou.demand.request",
@@ -85,6 +88,7 @@ _PUBLIC = {
     "parse_axis": "suanchou.training.sweep",
     "plan": "suanchou.training.plan",
     "plan_for": "suanchou.training.scenario",
+    "plan_mixed": "suanchou.training.mixed",
     "site": "suanchou.machine",
     "sweep": "suanchou.training.sweep",
     "use_catalog": "suanchou.catalog",
@@ -106,6 +110,7 @@ if TYPE_CHECKING:
     from suanchou.report.compare import compare
     from suanchou.report.explain import explain
     from suanchou.report.report import Report
+    from suanchou.training.mixed import MixedPlan, plan_mixed
     from suanchou.training.plan import Plan, plan
     from suanchou.training.scenario import Scenario, plan_for
     from suanchou.training.sweep import Sweep, parse_axis, sweep

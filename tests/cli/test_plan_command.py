@@ -186,11 +186,6 @@ def test_pins(suanchou):
         ((*LLAMA, "--pin", "tp=3"), 4, ("pinned degrees do not divide",)),
         ((*LLAMA, "--deadline", "1 hour"), 4, ("--deadline", "days")),
         (("plan", "gpt2-xl", "--on", "dgx-h100:1", "--tokens", "1B", "--seq", "4096"), 3, ("1024 learned positions",)),
-        (
-            ("plan", "llama-3.1-8b", "--on", "dgx-h100:1", "--on", "dgx-a100-80gb:1", "--tokens", "1T"),
-            4,
-            ("different machines",),
-        ),
     ],
     ids=lambda value: " ".join(value[-2:]) if isinstance(value, tuple) and value and value[0] == "plan" else None,
 )

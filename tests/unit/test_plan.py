@@ -198,6 +198,6 @@ def test_wrong_input_is_refused():
         ask(dtype="fp4")
 
 
-def test_a_mixed_fleet_is_refused():
-    with pytest.raises(Infeasible, match="different machines"):
+def test_a_mixed_fleet_needs_a_mixed_plan():
+    with pytest.raises(Infeasible, match="one kind of machine"):
         plan(find_model("llama-3.1-8b").architecture, cluster(["dgx-h100:1", "dgx-a100-80gb:1"]), token=1e12)

@@ -43,6 +43,7 @@ def _pins(texts: tuple[str, ...]) -> dict[str, int]:
 )
 @argument("model")
 @option("--on", multiple=True, metavar="MACHINES", help=N_("dgx-h100:128, h100-sxm5-80gb:64, a cluster or a YAML file."))
+@option("--link", metavar="RATE[:LATENCY]", help=N_("What a node sends to other groups of a mixed fleet: 200Gb/s:10us."))
 @option("--tokens", metavar="COUNT", help=N_("Tokens to train on: 15T, 2万亿."))
 @option("--seq", type=int, metavar="COUNT", help=N_("Tokens per sequence."))
 @option("--batch", type=int, metavar="COUNT", help=N_("Sequences per optimizer step."))
@@ -126,12 +127,16 @@ def _scenario(model: str, asked: dict[str, Any], overrides: tuple[str, ...]) -> 
 
 
 def _plan(scenario: Scenario, progress: Progress) -> tuple[Report, bool]:
+    from suanchou.report.mixed import mixed_report
     from suanchou.report.plan import plan_report
+    from suanchou.training.plan import Plan
     from suanchou.training.scenario import plan_for, resolved
 
     answer = plan_for(scenario, progress=progress)
-    report = plan_report(answer, inputs=asdict(scenario), scenario=resolved(scenario, answer))
-    return report, answer.found.interrupted
+    words = {"inputs": asdict(scenario), "scenario": resolved(scenario, answer)}
+    if isinstance(answer, Plan):
+        return plan_report(answer, **words), answer.found.interrupted
+    return mixed_report(answer, **words), answer.interrupted
 
 
 def _what_if(scenario: Scenario, progress: Progress) -> tuple[Report, bool]:

@@ -13,7 +13,7 @@ from suanchou.training.search import TIE_FRAC, Candidate
 from suanchou.training.strategy import Strategy
 from suanchou.units import fmt, fmt_byte
 
-__all__ = ["cause_name", "component_name", "plan_report"]
+__all__ = ["CAUSES", "VERDICTS", "cause_name", "component_name", "plan_report"]
 
 _DEFINITIONS = (
     "TP",
@@ -32,7 +32,7 @@ _DEFINITIONS = (
     "GiB",
     "dense peak",
 )
-_CAUSES = {
+CAUSES = {
     "forward": N_("forward kernels"),
     "backward": N_("backward kernels"),
     "recompute": N_("recomputation"),
@@ -65,12 +65,12 @@ _COMPONENTS = {
     "runtime": N_("runtime"),
     "allocator": N_("allocator"),
 }
-_VERDICTS = {"fits": N_("fits"), "tight": N_("tight"), "does not fit": N_("does not fit")}
+VERDICTS = {"fits": N_("fits"), "tight": N_("tight"), "does not fit": N_("does not fit")}
 
 
 def cause_name(name: str) -> str:
     """A cause of step or wall time in words, for translation; a cause without words keeps its name."""
-    return _CAUSES.get(name, name.replace("_", " "))
+    return CAUSES.get(name, name.replace("_", " "))
 
 
 def component_name(name: str) -> str:
@@ -188,7 +188,7 @@ def _memory_note(plan: Plan) -> str:
     memory, capacity = plan.estimate["memory"], plan.problem.memory_byte
     stages = {"first": _("first"), "middle": _("middle"), "last": _("last")}
     return _("{verdict}: {used} of {capacity} ({low} to {high}), on the {stage} pipeline stage, the fullest").format(
-        verdict=_(_VERDICTS[plan.verdict]),
+        verdict=_(VERDICTS[plan.verdict]),
         used=fmt_byte(memory.value, binary=True),
         capacity=fmt_byte(capacity, binary=True),
         low=fmt_byte(memory.low or memory.value, binary=True),
@@ -226,7 +226,7 @@ def _gib(candidate: Candidate) -> str:
 def _loses(rival: Rival) -> str:
     if rival.slower_frac < TIE_FRAC:
         return _("a tie within {share:.0%}; the best one is simpler").format(share=TIE_FRAC)
-    return ", ".join(f"{_(_CAUSES[name])} {100 * share:+.1f} %" for name, share in rival.why)
+    return ", ".join(f"{_(CAUSES[name])} {100 * share:+.1f} %" for name, share in rival.why)
 
 
 def _census_table(plan: Plan) -> Table:
@@ -242,7 +242,7 @@ def _census_table(plan: Plan) -> Table:
 
 
 def _limit(plan: Plan) -> str:
-    return ", ".join(f"{_(_CAUSES[name])} {100 * share:.0f} %" for name, share in plan.limit)
+    return ", ".join(f"{_(CAUSES[name])} {100 * share:.0f} %" for name, share in plan.limit)
 
 
 def plan_report(plan: Plan, *, inputs: Mapping[str, Any], scenario: Mapping[str, Any]) -> Report:
@@ -255,7 +255,7 @@ def plan_report(plan: Plan, *, inputs: Mapping[str, Any], scenario: Mapping[str,
         days=_text(plan.estimate["time"].value, "s"),
         strategy=plan.strategy.label,
         mfu=_share(plan.estimate["utilisation"].value),
-        verdict=_(_VERDICTS[plan.verdict]),
+        verdict=_(VERDICTS[plan.verdict]),
         limit=_limit(plan),
     )
     step, memory = plan.estimate["step"], plan.estimate["memory"]
@@ -269,7 +269,7 @@ def plan_report(plan: Plan, *, inputs: Mapping[str, Any], scenario: Mapping[str,
         tables=(
             _plan_table(plan),
             _shares(N_("Memory per accelerator"), memory, _COMPONENTS, "byte", _memory_note(plan)),
-            _shares(N_("Step time"), step, _CAUSES, "s"),
+            _shares(N_("Step time"), step, CAUSES, "s"),
             _rival_table(plan),
             _census_table(plan),
         ),

@@ -68,9 +68,9 @@ class Problem:
         if len(self.cluster.groups) != 1:
             names = ", ".join(group.node.id for group in self.cluster.groups)
             raise Infeasible(
-                f"one plan over different machines ({names}) is not supported by this version",
+                f"one problem has one kind of machine, not {names}",
                 where="--on",
-                hint="plan each group alone and compare",
+                hint="plan_mixed plans over several groups",
             )
 
     @property

@@ -12,6 +12,7 @@ from suanchou.estimate import Estimate
 from suanchou.machine import cluster
 from suanchou.machine.cluster import Cluster
 from suanchou.model.source import find_model
+from suanchou.training.mixed import MixedPlan, plan_mixed
 from suanchou.training.plan import Plan, plan
 from suanchou.training.reliability import Reliability
 from suanchou.training.strategy import LAYOUT_FIELDS
@@ -30,7 +31,7 @@ class Scenario:
     Parameters
     ----------
     model : catalogue name, ``config.json`` or model folder.
-    on : machines, as ``--on`` takes them.
+    on : machines, as ``--on`` takes them; several groups make a mixed fleet.
     tokens : training tokens.
     seq, batch : tokens per sequence; sequences per step.
     dtype : ``bf16``, ``fp16`` or ``fp8`` (also tries fp8 linear layers); the accelerator's usual one by default.
@@ -48,6 +49,7 @@ class Scenario:
     offload : whether plans may keep states in host memory; by default only where nothing fits otherwise.
     rivals : how many losing plans to show.
     exhaustive : price every strategy, not only those that can win.
+    link : what joins the groups of a mixed fleet, as ``--link`` takes it.
     """
 
     model: str
@@ -73,6 +75,7 @@ class Scenario:
     offload: bool | None = None
     rivals: int = 5
     exhaustive: bool = False
+    link: str | None = None
 
     def __post_init__(self) -> None:
         if self.objective not in get_args(Objective):
@@ -134,14 +137,24 @@ def reliability_of(scenario: Scenario) -> Reliability:
     )
 
 
-def plan_for(scenario: Scenario, *, progress: Callable[[int, int], None] | None = None) -> Plan:
-    """Answer a scenario.
+def plan_for(scenario: Scenario, *, progress: Callable[[int, int], None] | None = None) -> Plan | MixedPlan:
+    """Answer a scenario: a Plan on machines of one kind, a MixedPlan on several groups.
 
     Raises
     ------
-    SpecError, MissingData, Infeasible : as :func:`suanchou.training.plan.plan`.
+    SpecError, MissingData, Infeasible : as :func:`suanchou.training.plan.plan` and
+        :func:`suanchou.training.mixed.plan_mixed`.
     """
-    return plan_on(scenario, cluster(scenario.on, region=scenario.region), progress=progress)
+    machines = cluster(scenario.on, region=scenario.region)
+    if len(machines.groups) == 1:
+        if scenario.link is not None:
+            raise SpecError(
+                "one group has no link to another", where="--link", hint="give --on more than once, or leave it out"
+            )
+        return plan_on(scenario, machines, progress=progress)
+    if scenario.exhaustive:
+        raise SpecError("a mixed fleet is not searched exhaustively", where="--exhaustive", hint="leave it out")
+    return plan_mixed(machines, link=scenario.link, **_asked(scenario, progress))
 
 
 def plan_on(scenario: Scenario, machines: Cluster, *, progress: Callable[[int, int], None] | None = None) -> Plan:
@@ -151,42 +164,49 @@ def plan_on(scenario: Scenario, machines: Cluster, *, progress: Callable[[int, i
     ------
     SpecError, MissingData, Infeasible : as :func:`suanchou.training.plan.plan`.
     """
+    return plan(cluster=machines, exhaustive=scenario.exhaustive, **_asked(scenario, progress))
+
+
+def _asked(scenario: Scenario, progress: Callable[[int, int], None] | None) -> dict[str, Any]:
+    """What both planners are asked, apart from the machines."""
     fp8 = scenario.dtype == "fp8"
-    return plan(
-        find_model(scenario.model).architecture,
-        machines,
-        token=parse(scenario.tokens, "1", where="--tokens"),
-        seq=scenario.seq,
-        global_batch=scenario.batch,
-        dtype=None if fp8 else scenario.dtype,
-        fp8=fp8,
-        stack=scenario.stack,
-        objective=scenario.objective,  # type: ignore[arg-type]  # checked by Scenario
-        deadline_s=None if scenario.deadline is None else parse(scenario.deadline, "s", where="--deadline"),
-        goodput=scenario.goodput,
-        reliability=reliability_of(scenario),
-        usd_per_accelerator_h=scenario.usd_per_hour,
-        fixed=scenario.layout_pins,
-        offload=scenario.offload,
-        keep=scenario.rivals,
-        exhaustive=scenario.exhaustive,
-        progress=progress,
-    )
+    return {
+        "arch": find_model(scenario.model).architecture,
+        "token": parse(scenario.tokens, "1", where="--tokens"),
+        "seq": scenario.seq,
+        "global_batch": scenario.batch,
+        "dtype": None if fp8 else scenario.dtype,
+        "fp8": fp8,
+        "stack": scenario.stack,
+        "objective": scenario.objective,
+        "deadline_s": None if scenario.deadline is None else parse(scenario.deadline, "s", where="--deadline"),
+        "goodput": scenario.goodput,
+        "reliability": reliability_of(scenario),
+        "usd_per_accelerator_h": scenario.usd_per_hour,
+        "fixed": scenario.layout_pins,
+        "offload": scenario.offload,
+        "keep": scenario.rivals,
+        "progress": progress,
+    }
 
 
-def resolved(scenario: Scenario, answer: Plan) -> dict[str, Any]:
-    """The scenario with every default filled in: it gives the same answer whatever the defaults become."""
-    work = answer.problem.work
+def resolved(scenario: Scenario, answer: Plan | MixedPlan) -> dict[str, Any]:
+    """The scenario with every default filled in: it gives the same answer whatever the defaults become.
+
+    Groups of a mixed fleet may differ in data type and stack, so these stay open where the scenario leaves them open.
+    """
     goodput = answer.estimate["time"]["goodput"]
-    full = replace(
-        scenario,
-        seq=work.seq,
-        batch=work.global_batch,
-        dtype=scenario.dtype or work.dtype,
-        stack=answer.problem.stack.name,
-        region=answer.problem.cluster.site.region,
-        offload=answer.offload if scenario.offload is None else scenario.offload,
-    )
+    if isinstance(answer, MixedPlan):
+        work, site = answer.fleet.members[0].problem.work, answer.fleet.cluster.site
+        changes: dict[str, Any] = {"link": answer.fleet.link.text}
+    else:
+        work, site = answer.problem.work, answer.problem.cluster.site
+        changes = {
+            "dtype": scenario.dtype or work.dtype,
+            "stack": answer.problem.stack.name,
+            "offload": answer.offload if scenario.offload is None else scenario.offload,
+        }
+    full = replace(scenario, seq=work.seq, batch=work.global_batch, region=site.region, **changes)
     return asdict(full) | {"on": list(full.on), "pin": dict(full.pin)} | _reliability(goodput, scenario)
 
 
