@@ -62,8 +62,10 @@ def test_two_equal_groups_are_one_pipeline_but_for_the_seam(pp, fields):
     m = float(s.micro_batches(one.work))
     exposed = 1.0 - one.stack.overlap_pipeline
     fill, seam = cross_sends_s(halves, halves.members, (s.dp, s.micro_batch), [pp // 2, pp // 2])
-    inside = number(send_s(one, s, 0.0)) / (pp - 1)
-    sends = inside * (pp - 2) + m * exposed * max(inside if pp > 2 else 0.0, 2.0 * seam) + fill
+    half, own = halves.members[0].problem, replace(s, pp=pp // 2)
+    inside = number(send_s(half, own, 0.0))
+    steady = number(send_s(half, own, 1.0)) - inside
+    sends = 2.0 * inside + m * max(steady, 2.0 * exposed * seam) + fill
     expected = number(equal.total) - number(send_s(one, s, m)) + sends
     assert mix.step_s == pytest.approx(expected, rel=1e-9)
     high = max(number(stage_memory(one, s, table.activation, stage).high(one.stack)) for stage in STAGES)
