@@ -16,7 +16,7 @@ from suanchou.training.memory import STAGES, stage_memory
 from suanchou.training.mixed_fleet import Space, fleet
 from suanchou.training.mixed_pipeline import PipelineSearch
 from suanchou.training.mixed_price import cross_sends_s, evaluate
-from suanchou.training.mixed_stages import place_memory
+from suanchou.training.mixed_stages import place_memory, worst_byte
 from suanchou.training.pipeline import in_flight, stage_layers
 from suanchou.training.price import tables_of
 from suanchou.training.problem import Problem
@@ -62,11 +62,13 @@ def test_two_equal_groups_are_one_pipeline_but_for_the_seam(pp, fields):
     m = float(s.micro_batches(one.work))
     exposed = 1.0 - one.stack.overlap_pipeline
     fill, seam = cross_sends_s(halves, halves.members, (s.dp, s.micro_batch), [pp // 2, pp // 2])
-    inside = number(send_s(one, s, 0.0)) / (pp - 1)
-    sends = inside * (pp - 2) + m * exposed * max(inside if pp > 2 else 0.0, 2.0 * seam) + fill
+    half, own = halves.members[0].problem, replace(s, pp=pp // 2)
+    inside = number(send_s(half, own, 0.0))
+    steady = number(send_s(half, own, 1.0)) - inside
+    sends = 2.0 * inside + m * max(steady, 2.0 * exposed * seam) + fill
     expected = number(equal.total) - number(send_s(one, s, m)) + sends
     assert mix.step_s == pytest.approx(expected, rel=1e-9)
-    high = max(number(stage_memory(one, s, table.activation, stage).high(one.stack)) for stage in STAGES)
+    high = max(number(worst_byte(one, stage_memory(one, s, table.activation, stage))) for stage in STAGES)
     assert max(part.high_byte for part in mix.parts) == pytest.approx(high, rel=0.02)
 
 

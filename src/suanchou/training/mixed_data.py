@@ -17,11 +17,13 @@ from numpy.typing import NDArray
 
 from suanchou.model.operators import Num
 from suanchou.training.explain import step_parts
+from suanchou.training.memory import STAGES, ActivationTable, stage_memory
 from suanchou.training.mixed_fleet import Fleet, Member, Mix, Part, Space
+from suanchou.training.mixed_stages import worst_byte
 from suanchou.training.pipeline import stage_layers
 from suanchou.training.price import tables_of
 from suanchou.training.problem import Problem
-from suanchou.training.search import high_memory, peak_memory
+from suanchou.training.search import peak_memory
 from suanchou.training.strategy import Strategy
 from suanchou.training.time import stage_time, step_time
 
@@ -182,7 +184,7 @@ def _line(member: Member, s: Strategy, batch: int, most: int) -> _Line:
 
     def fits(sequences: int) -> bool:
         problem = member.with_batch(sequences)
-        return _number(high_memory(problem, s, table.activation)) <= problem.memory_byte
+        return _high_byte(problem, s, table.activation) <= problem.memory_byte
 
     count = batch // unit
     here, next_s = step_s(batch), step_s(batch + unit)
@@ -211,10 +213,14 @@ def group_part(member: Member, problem: Problem, s: Strategy) -> tuple[Part, dic
         layers=layers,
         stage_s=tuple(float(value) for value in np.broadcast_to(stage.total, (len(layers),))),
         memory_byte=_number(peak_memory(problem, s, table.activation)),
-        high_byte=_number(high_memory(problem, s, table.activation)),
+        high_byte=_high_byte(problem, s, table.activation),
         busy_s=_number(step.total),
     )
     return part, step_parts(step)
+
+
+def _high_byte(problem: Problem, s: Strategy, acts: ActivationTable) -> float:
+    return max(_number(worst_byte(problem, stage_memory(problem, s, acts, stage))) for stage in STAGES)
 
 
 def _even_layers(problem: Problem, s: Strategy) -> tuple[int, ...]:
