@@ -8,6 +8,7 @@ from typing import Any
 
 from suanchou.cli._options import OutputOptions, argument, catalog_option, command, output_options
 from suanchou.cli._output import emit
+from suanchou.errors import SpecError
 from suanchou.i18n import N_
 
 __all__ = ["compare"]
@@ -39,9 +40,13 @@ def _answer(path: str) -> dict[str, Any]:
     """The JSON answer of a file, or that of the plan of a scenario file."""
     from suanchou.report.explain import read_file
     from suanchou.report.plan import plan_report
+    from suanchou.training.plan import Plan
     from suanchou.training.scenario import plan_for, scenario_from_file
 
     if Path(path).suffix not in (".yaml", ".yml"):
         return read_file(path)
     scenario = scenario_from_file(Path(path))
-    return plan_report(plan_for(scenario), inputs=asdict(scenario), scenario={}).to_dict()
+    answer = plan_for(scenario)
+    if not isinstance(answer, Plan):
+        raise SpecError("a mixed fleet cannot be compared", where=path, hint="compare plans on machines of one kind")
+    return plan_report(answer, inputs=asdict(scenario), scenario={}).to_dict()

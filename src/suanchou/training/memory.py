@@ -206,8 +206,8 @@ def _kind_layers(problem: Problem, s: Strategy, stage: str) -> list[Num]:
     The middle stage is the one before the last: where a model's first layers are smaller, it is the fullest.
     """
     layers = getattr(stage_layers(problem.n_layer, s.pp, s.virtual), stage)
-    if len(problem.kinds) == 1:
-        return [layers]
+    if problem.averaged or len(problem.kinds) == 1:
+        return [layers * kind.share for kind in problem.kinds]
     pp, virtual = np.broadcast_arrays(np.asarray(s.pp, dtype=float), np.asarray(s.virtual, dtype=float))
     pairs, where = np.unique(np.stack([pp.ravel(), virtual.ravel()]), axis=1, return_inverse=True)
     counts = np.array([_mix(problem, p, v, stage) for p, v in pairs.T]).reshape(-1, len(problem.kinds))

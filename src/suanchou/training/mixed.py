@@ -21,6 +21,7 @@ from suanchou.training.mixed_data import DataSearch, group_part
 from suanchou.training.mixed_explain import mixed_estimate, run_of
 from suanchou.training.mixed_fleet import Fleet, Member, Mix, Space, fleet
 from suanchou.training.mixed_pipeline import PipelineSearch
+from suanchou.training.reliability import Reliability
 from suanchou.training.search import TIE_FRAC
 from suanchou.training.workload import Objective
 
@@ -188,6 +189,7 @@ class _Ask:
     objective: Objective
     deadline_s: float | None
     goodput: float | None
+    reliability: Reliability | None
     usd_per_accelerator_h: float | None
 
 
@@ -198,7 +200,7 @@ def _cost(mix: Mix, ask: _Ask) -> float:
     ------
     Infeasible : the money or energy of a group is unknown.
     """
-    run = {part.name: part for part in run_of(mix, ask.goodput, ask.usd_per_accelerator_h)}
+    run = {part.name: part for part in run_of(mix, ask.goodput, ask.reliability, ask.usd_per_accelerator_h)}
     if ask.deadline_s is not None and run["time"].value > ask.deadline_s:
         return math.inf
     if ask.objective == "accelerators":
@@ -258,6 +260,7 @@ def plan_mixed(
     objective: Objective = "time",
     deadline_s: float | None = None,
     goodput: float | None = None,
+    reliability: Reliability | None = None,
     usd_per_accelerator_h: float | None = None,
     fixed: Mapping[str, int] | None = None,
     offload: bool | None = None,
@@ -286,7 +289,13 @@ def plan_mixed(
     if len(cluster.groups) < 2:
         raise SpecError("a mixed plan needs two groups or more", where="--on", hint="use plan for one group")
     given = fleet(arch, cluster, token=token, seq=seq, global_batch=global_batch, dtype=dtype, stack=stack, link=link)
-    ask = _Ask(objective=objective, deadline_s=deadline_s, goodput=goodput, usd_per_accelerator_h=usd_per_accelerator_h)
+    ask = _Ask(
+        objective=objective,
+        deadline_s=deadline_s,
+        goodput=goodput,
+        reliability=reliability,
+        usd_per_accelerator_h=usd_per_accelerator_h,
+    )
     space = Space(fixed=fixed or {}, fp8=fp8, offload=bool(offload))
     search = _Search(given, space, progress)
     search.run()
@@ -302,7 +311,9 @@ def plan_mixed(
         )
     best = _choose(search.mixes, ask)
     others = sorted((mix for mix in search.mixes if mix is not best), key=lambda mix: mix.step_s)
-    estimate = mixed_estimate(given, best, goodput=goodput, usd_per_accelerator_h=usd_per_accelerator_h)
+    estimate = mixed_estimate(
+        given, best, goodput=goodput, reliability=reliability, usd_per_accelerator_h=usd_per_accelerator_h
+    )
     limit = sorted(((name, value / best.step_s) for name, value in best.causes.items()), key=lambda item: -item[1])
     return MixedPlan(
         fleet=given,
@@ -338,14 +349,14 @@ def _assumptions(given: Fleet, best: Mix, estimate: Estimate, space: Space, good
     if any(kind.parameters.expert for kind in given.members[0].problem.kinds):
         out.append(_("experts are evenly loaded"))
     if goodput is None:
-        out.append(_("goodput {share:g}").format(share=estimate["time"]["goodput"].value))
+        share = estimate["time"]["goodput"].value
+        out.append(_("goodput {share:.1%}: failures, checkpoints and restarts (--goodput)").format(share=share))
     out.append(_("electricity of {region}, PUE {pue:g}").format(region=site.region, pue=site.pue))
     return tuple(out)
 
 
 def _warnings(given: Fleet, best: Mix, *, interrupted: bool) -> tuple[str, ...]:
     out = [
-        _("the cost model is a first version: suanchou validate shows how far it is off; compare plans, do not trust seconds"),
         *given.cluster.warnings,
     ]
     types = dict.fromkeys(member.alone.work.dtype for member in given.members)

@@ -15,6 +15,7 @@ from suanchou.training.mixed_fleet import Fleet, Mix, Part
 from suanchou.training.mixed_price import place_of
 from suanchou.training.mixed_stages import place_memory, worst_byte
 from suanchou.training.price import price, tables_of
+from suanchou.training.reliability import Reliability
 from suanchou.training.run import run_estimates
 
 __all__ = ["group_name", "mixed_estimate", "run_of"]
@@ -34,7 +35,9 @@ def group_name(part: Part) -> str:
     return f"group_{part.member.letter.lower()}"
 
 
-def run_of(mix: Mix, goodput: float | None, usd_per_accelerator_h: float | None) -> tuple[Estimate, ...]:
+def run_of(
+    mix: Mix, goodput: float | None, reliability: Reliability | None, usd_per_accelerator_h: float | None
+) -> tuple[Estimate, ...]:
     """Wall time of the whole run; card-hours, energy, carbon and money as sums over the groups used.
 
     What one group lacks the data for is left out.
@@ -42,8 +45,15 @@ def run_of(mix: Mix, goodput: float | None, usd_per_accelerator_h: float | None)
     runs = []
     for part in mix.parts:
         whole = part.member.alone if mix.variant == "alone" else part.member.problem
+        peers = [(other.member.problem, other.member.n_rank) for other in mix.parts if other is not part]
         found = run_estimates(
-            whole, mix.step_s, part.member.n_rank, goodput=goodput, usd_per_accelerator_h=usd_per_accelerator_h
+            whole,
+            mix.step_s,
+            part.member.n_rank,
+            goodput=goodput,
+            reliability=reliability,
+            usd_per_accelerator_h=usd_per_accelerator_h,
+            peers=peers,
         )
         runs.append((part, {estimate.name: estimate for estimate in found}))
     first = runs[0][1]
@@ -63,9 +73,16 @@ def _sum(values: Sequence[float | None]) -> float | None:
     return sum(known) if len(known) == len(values) else None
 
 
-def mixed_estimate(fleet: Fleet, mix: Mix, *, goodput: float | None, usd_per_accelerator_h: float | None) -> Estimate:
+def mixed_estimate(
+    fleet: Fleet,
+    mix: Mix,
+    *,
+    goodput: float | None,
+    reliability: Reliability | None = None,
+    usd_per_accelerator_h: float | None,
+) -> Estimate:
     """The tree ``training`` of a plan: step, memory, utilisation, groups and the run."""
-    run = run_of(mix, goodput, usd_per_accelerator_h)
+    run = run_of(mix, goodput, reliability, usd_per_accelerator_h)
     if mix.variant == "pipeline":
         step, memory = _pipeline_step(fleet, mix), _memory(mix, [_stage_memory(mix, i) for i in range(len(mix.parts))])
     else:

@@ -122,6 +122,9 @@ def _assemble(
         )
     inside, cross = _sends_s(fleet, members, strategies, m, float(seconds.max()))
     longest = max(tails, key=_tail_s)
+    work_s = m * float(seconds.max()) + float(seconds.sum() - seconds.max())
+    spread = max(member.problem.eff.straggler_frac for member in members)
+    straggler = spread * math.sqrt(2.0 * math.log(sum(member.n_rank for member in members))) * work_s
     step = StepTime(
         micro_batches=m,
         slowest=stage,
@@ -130,13 +133,15 @@ def _assemble(
         gradient_reduce=longest.gradient_reduce,
         parameter_gather=longest.parameter_gather,
         optimizer=longest.optimizer,
+        straggler=straggler,
+        host_step=longest.host_step,
     )
     causes = step_parts(step) | {"cross_send": cross}
     return Mix(variant="pipeline", parts=tuple(parts), step_s=math.fsum(causes.values()), causes=causes)
 
 
 def _tail_s(step: StepTime) -> float:
-    return _number(step.gradient_reduce) + _number(step.parameter_gather) + _number(step.optimizer)
+    return _number(step.gradient_reduce) + _number(step.parameter_gather) + _number(step.optimizer) + _number(step.host_step)
 
 
 def _memory(member: Member, s: Strategy, table: Tables, i: int, n: int, layers: int) -> tuple[float, float]:

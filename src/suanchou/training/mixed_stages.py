@@ -9,7 +9,7 @@ from __future__ import annotations
 import heapq
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Literal
 
@@ -34,15 +34,15 @@ Place = Literal["first", "middle", "last"]
 class Section(Problem):
     """``whole`` with ``layers`` layers in place of the model's (any shape); with embedding and head where said."""
 
-    whole: Problem
-    layers: Num
-    first: bool
-    last: bool
+    whole: Problem = field(kw_only=True)
+    layers: Num = field(kw_only=True)
+    first: bool = field(kw_only=True)
+    last: bool = field(kw_only=True)
 
     @classmethod
     def of(cls, whole: Problem, layers: Num, *, first: bool, last: bool) -> Section:
         """A section of a problem."""
-        return cls(whole.work, whole.cluster, whole.stack, whole, layers, first, last)
+        return cls(whole.work, whole.cluster, whole.stack, whole.factors, whole=whole, layers=layers, first=first, last=last)
 
     @cached_property
     def n_layer(self) -> Num:  # type: ignore[override]  # an array prices many sections at once
@@ -54,6 +54,11 @@ class Section(Problem):
         """The average layer, once for every way that keys and values are split: a section holds the model's mix of layers."""
         ways = dict.fromkeys(kind.kv_ways for kind in self.whole.kinds)
         return tuple(_average([kind for kind in self.whole.kinds if kind.kv_ways == each]) for each in ways)
+
+    @property
+    def averaged(self) -> bool:
+        """A section holds the model's mix of layers, not certain ones."""
+        return True
 
     @cached_property
     def ends(self) -> tuple[ShardSum, ShardSum]:
@@ -96,8 +101,8 @@ def _average(kinds: Sequence[LayerKind]) -> LayerKind:
 
 
 def worst_byte(problem: Problem, memory: Memory) -> Num:
-    """Bytes with the allocator at its worst: what must fit."""
-    return memory.high(problem.stack)
+    """Bytes that must fit: the allocator has given back all it can."""
+    return memory.needed(problem.stack)
 
 
 def tail(

@@ -89,6 +89,11 @@ class Problem:
         part = self.accelerator
         return (part.family_path or (part.family,))[0]
 
+    @property
+    def averaged(self) -> bool:
+        """Whether stages hold the average layer rather than the layers that fall to them."""
+        return False
+
     @cached_property
     def eff(self) -> Efficiency:
         """Efficiency of the accelerator's family."""

@@ -154,7 +154,7 @@ def plan_for(scenario: Scenario, *, progress: Callable[[int, int], None] | None 
         return plan_on(scenario, machines, progress=progress)
     if scenario.exhaustive:
         raise SpecError("a mixed fleet is not searched exhaustively", where="--exhaustive", hint="leave it out")
-    return plan_mixed(machines, link=scenario.link, **_asked(scenario, progress))
+    return plan_mixed(cluster=machines, link=scenario.link, **_asked(scenario, progress))
 
 
 def plan_on(scenario: Scenario, machines: Cluster, *, progress: Callable[[int, int], None] | None = None) -> Plan:
