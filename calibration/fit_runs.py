@@ -33,7 +33,7 @@ from suanchou.model.parameters import parameter_count
 from suanchou.training.layer_time import layer_time
 from suanchou.training.memory import activation_table
 from suanchou.training.problem import Problem
-from suanchou.training.stack import lineage
+from suanchou.training.stack import TUNED, lineage
 from suanchou.training.stack import stack as stack_named
 from suanchou.training.strategy import Strategy
 from suanchou.training.time import step_time
@@ -111,7 +111,7 @@ def read_parameters(rows: Sequence[Row], settings: dict) -> list[Parameter]:
     """Every factor of ``runs.yaml`` at every level that the rows know."""
     found = []
     families = sorted({row.path[1] for row in rows})
-    stacks = sorted({name for row in rows for name in row.lineage})
+    stacks = sorted({name for row in rows for name in row.lineage} - {TUNED})
     measured = {
         family for row in rows if "gemm_frac" not in row.unmeasured and row.path[-1] == "gpu" for family in row.path[1:2]
     }
@@ -127,6 +127,8 @@ def read_parameters(rows: Sequence[Row], settings: dict) -> list[Parameter]:
                 sd = levels["measured"] if family in measured and family.startswith("nvidia") else levels["family"]
                 found.append(Parameter(scope, family, quantity, dtype, sd))
             found += [Parameter(scope, part, quantity, dtype, levels["stack"]) for part in stacks if "stack" in levels]
+            if TUNED in levels:
+                found.append(Parameter(scope, TUNED, quantity, dtype, levels[TUNED]))
     return found
 
 

@@ -123,7 +123,7 @@ def _assemble(
     inside, cross = _sends_s(fleet, members, strategies, m, float(seconds.max()))
     longest = max(tails, key=_tail_s)
     work_s = m * float(seconds.max()) + float(seconds.sum() - seconds.max())
-    spread = max(member.problem.eff.straggler_frac for member in members)
+    spread = max(member.problem.stack.straggler * member.problem.eff.straggler_frac for member in members)
     straggler = spread * math.sqrt(2.0 * math.log(sum(member.n_rank for member in members))) * work_s
     step = StepTime(
         micro_batches=m,

@@ -15,6 +15,10 @@ from suanchou.errors import SpecError
 __all__ = ["Stack", "default_stack", "lineage", "stack"]
 
 
+TUNED = "tuned"
+"""The name under which fitted factors hold for all stacks that an accelerator's vendor tunes on its own systems."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stack:
     """A software stack.
@@ -74,6 +78,8 @@ class Stack:
     dropout: bool
     host_layer_s: float
     host_step_s: float
+    straggler: float
+    tuned: bool
     narrow_activations: str
     narrow_frozen_weights: bool
     narrow_gather: bool
@@ -102,7 +108,7 @@ class Stack:
 
 
 def _cells(name: str) -> tuple[dict[str, Cell], tuple[str, ...]]:
-    """The stack's own cells over those it inherits, and the names it goes by: its own and those of its parents but the root.
+    """The stack's own cells over those it inherits, and the names it goes by: its own and those of its parents but the root, and ``tuned``.
 
     Raises
     ------
@@ -118,11 +124,12 @@ def _cells(name: str) -> tuple[dict[str, Cell], tuple[str, ...]]:
         seen.append(record.id)
         found = {**record.cells, **found}
         parent = record.text("inherits") or None
-    return found, tuple(seen[: max(1, len(seen) - 1)])
+    names = tuple(seen[: max(1, len(seen) - 1)])
+    return found, (*names, TUNED) if "tuned" in found and float(found["tuned"].value) else names
 
 
 def lineage(name: str) -> tuple[str, ...]:
-    """The names under which fitted factors hold for a stack: its own and those of its parents but the root.
+    """The names under which fitted factors hold for a stack: its own and those of its parents but the root, and ``tuned``.
 
     Raises
     ------
@@ -166,6 +173,7 @@ _VALUE: Mapping[str, Callable[[Any], Any]] = {
     "placeholder": str,
     "fused": bool,
     "dropout": bool,
+    "tuned": bool,
     "narrow_activations": str,
     "narrow_frozen_weights": bool,
     "narrow_gather": bool,
