@@ -116,7 +116,7 @@ def _formula(problem: Problem, s: Strategy, step: StepTime, name: str, m: float,
         "parameter_gather": lambda: "updated weights over the ZeRO group, less what the first forward hides",
         "optimizer": lambda: f"{problem.stack.optimizer_traffic_byte:g} byte per local parameter over the memory bandwidth",
         "straggler": lambda: (
-            f"{problem.stack.straggler * problem.eff.straggler_frac:g} * sqrt(2 ln {_number(s.n_rank):g} ranks) of the step: all wait for the slowest"
+            f"{_number(problem.drift_frac(s)):.3g} of the step: spread * sqrt(2 ln ranks), all wait for the slowest"
         ),
         "host_step": lambda: "work of the host once per step, from the stack",
     }

@@ -216,6 +216,14 @@ class Problem:
             frozen=self.work.adapter_rank > 0,
         )
 
+    def drift_frac(self, s: Strategy) -> Num:
+        """Share of the step that ranks wait for the slowest: the largest of so many spread about alike.
+
+        ``spread * sqrt(2 ln n)``, the expected maximum of ``n`` normal values for large ``n`` (Cramer 1946, section 28.6).
+        """
+        spread: Num = self.stack.straggler * self.eff.straggler_frac * np.sqrt(2.0 * np.log(self.paced(s)))
+        return spread
+
     def paced(self, s: Strategy) -> Num:
         """Parts of the machine that keep their own pace and wait for each other once a step.
 

@@ -108,7 +108,7 @@ class Stack:
 
 
 def _cells(name: str) -> tuple[dict[str, Cell], tuple[str, ...]]:
-    """The stack's own cells over those it inherits, and the names it goes by: its own and those of its parents but the root, and ``tuned``.
+    """The stack's own cells over those it inherits, and its names: its own, those of its parents but the root, and ``tuned``.
 
     Raises
     ------
@@ -125,7 +125,7 @@ def _cells(name: str) -> tuple[dict[str, Cell], tuple[str, ...]]:
         found = {**record.cells, **found}
         parent = record.text("inherits") or None
     names = tuple(seen[: max(1, len(seen) - 1)])
-    return found, (*names, TUNED) if "tuned" in found and float(found["tuned"].value) else names
+    return found, (*names, TUNED) if "tuned" in found and float(found["tuned"].value or 0.0) else names
 
 
 def lineage(name: str) -> tuple[str, ...]:
