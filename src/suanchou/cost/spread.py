@@ -12,13 +12,14 @@ from __future__ import annotations
 import csv
 from bisect import bisect_left
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
 from itertools import accumulate
 from math import exp
 
-__all__ = ["COVERAGE", "HeldOutError", "held_out_errors", "known_family", "outside", "spread"]
+__all__ = ["COVERAGE", "HeldOutError", "held_out_errors", "known_family", "outside", "spread", "widest"]
 
 COVERAGE = 0.9
 """Share of runs that an interval is meant to hold."""
@@ -93,3 +94,9 @@ def spread(family: str, without: str = "") -> tuple[float, float]:
 
     tail = (1.0 - COVERAGE) / 2.0
     return exp(quantile(tail)), exp(quantile(1.0 - tail))
+
+
+def widest(families: Iterable[str]) -> tuple[float, float]:
+    """The ends of :func:`spread` that lie farthest out, over the families of the machines in one job."""
+    lows, highs = zip(*(spread(family) for family in families), strict=True)
+    return min(lows), max(highs)

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from suanchou.i18n import N_, _, language
-from suanchou.report.plan import CAUSES, VERDICTS
+from suanchou.report.plan import CAUSES, VERDICTS, with_interval
 from suanchou.report.report import Column, Report, Table
 from suanchou.training.defaults import default
 from suanchou.training.mixed import LeftOut, MixedPlan, MixedRival
@@ -49,7 +49,7 @@ def _runs(values: Sequence[int]) -> str:
 
 def _fits(part: Part) -> str:
     capacity = part.problem.memory_byte
-    if part.high_byte > capacity:
+    if part.needed_byte > capacity:
         return "does not fit"
     return "tight" if part.memory_byte > default("tight_frac").value * capacity else "fits"
 
@@ -105,7 +105,7 @@ def _plan_table(plan: MixedPlan) -> Table:
 
     rows = [
         (_("kind"), _kind(plan.best)),
-        (_("step time"), _text(plan.step_s, "s")),
+        (_("step time"), with_interval(plan.estimate["step"], "s")),
         (_("MFU"), _share(u["mfu"].value)),
         (_("tokens per second and accelerator"), f"{u['token_rate'].value:,.0f}"),
         (_("wall time"), _text(plan.estimate["time"].value, "s")),
@@ -261,6 +261,7 @@ def _part(part: Part, mix: Mix) -> dict[str, Any]:
         "stage_s": list(part.stage_s),
         "busy_frac": part.busy_s / mix.step_s,
         "memory_byte": part.memory_byte,
+        "memory_needed_byte": part.needed_byte,
         "memory_high_byte": part.high_byte,
         "memory_capacity_byte": part.problem.memory_byte,
         "verdict": _fits(part),

@@ -13,7 +13,7 @@ from suanchou.training.search import TIE_FRAC, Candidate
 from suanchou.training.strategy import Strategy
 from suanchou.units import fmt, fmt_byte
 
-__all__ = ["CAUSES", "VERDICTS", "cause_name", "component_name", "plan_report"]
+__all__ = ["CAUSES", "VERDICTS", "cause_name", "component_name", "plan_report", "with_interval"]
 
 _DEFINITIONS = (
     "TP",
@@ -82,7 +82,7 @@ def _text(value: float, unit: str) -> str:
     return fmt(value, unit, lang=language())
 
 
-def _interval(found: Estimate, unit: str) -> str:
+def with_interval(found: Estimate, unit: str) -> str:
     """A value with the interval that nine in ten lie in."""
     if found.low is None or found.high is None:
         return _text(found.value, unit)
@@ -135,7 +135,7 @@ def _plan_table(plan: Plan) -> Table:
     u = plan.estimate["utilisation"]
     rows = [
         *_layout(plan.strategy, plan.problem.work.dtype),
-        (_("step time"), _interval(plan.estimate["step"], "s")),
+        (_("step time"), with_interval(plan.estimate["step"], "s")),
         (_("MFU / HFU"), f"{_share(u['mfu'].value)} / {_share(u['hfu'].value)}"),
         (_("tokens per second and accelerator"), f"{u['token_rate'].value:,.0f}"),
         (_("goodput"), _goodput(plan)),

@@ -103,6 +103,8 @@ def side(data: Mapping[str, Any], name: str) -> Side:
     SpecError : another kind of answer, or a broken one.
     """
     hint = "give a file written by: suanchou plan MODEL ... -o plan.json"
+    if data.get("kind") == "mixed-training-plan":
+        raise SpecError("a mixed fleet cannot be compared", where=name, hint="compare plans on machines of one kind")
     if data.get("kind") != "training-plan":
         raise SpecError(f"this is a {data.get('kind', 'nameless')!r} answer, not a plan", where=name, hint=hint)
     try:

@@ -1,7 +1,8 @@
 """Data-parallel groups: every group trains whole replicas, and gets as many of a step's sequences as its speed deserves.
 
 ``step = max over groups of their own step + all-reduce of the gradients over the cross-fleet link``. A group's step grows in a
-straight line with its micro-batches, so a few strategies per group, found by searches near its share, price every share;
+straight line with its micro-batches, so a few strategies per group, found by searches near its share, price every share.
+All groups wait for the slowest rank of them all, so every group's own step counts the ranks of the others;
 ``deal`` then finds the integer shares with the quickest slowest group.
 """
 
@@ -16,14 +17,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from suanchou.model.operators import Num
-from suanchou.training.explain import step_parts
-from suanchou.training.memory import STAGES, ActivationTable, stage_memory
+from suanchou.training.explain import fullest_stage, step_parts
+from suanchou.training.memory import stage_memory
 from suanchou.training.mixed_fleet import Fleet, Member, Mix, Part, Space
-from suanchou.training.mixed_stages import worst_byte
+from suanchou.training.mixed_stages import band
 from suanchou.training.pipeline import stage_layers
 from suanchou.training.price import tables_of
 from suanchou.training.problem import Problem
-from suanchou.training.search import peak_memory
+from suanchou.training.search import needed_memory
 from suanchou.training.strategy import Strategy
 from suanchou.training.time import stage_time, step_time
 
@@ -84,12 +85,15 @@ def deal(curves: Sequence[Curve], batch: int) -> tuple[int, ...] | None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Line:
-    """A strategy's step time over its share: ``base_s + per_s`` for every ``unit`` sequences; up to ``most`` sequences."""
+    """A strategy's step time over its share: ``base + per`` for every ``unit`` sequences; up to ``most`` sequences.
+
+    Both hold the seconds of the step but for waiting for slower ranks, and those of them in which ranks drift apart.
+    """
 
     strategy: Strategy
     unit: int
-    base_s: float
-    per_s: float
+    base: NDArray[np.float64]
+    per: NDArray[np.float64]
     most: int
 
 
@@ -110,7 +114,7 @@ class DataSearch:
         for _round in range(ROUNDS):
             for member, share in zip(members, shares, strict=True):
                 self._explore(member, share)
-            curves = [self._curve(member, share) for member, share in zip(members, shares, strict=True)]
+            curves = [self._curve(m, share, m.drift_frac(members)) for m, share in zip(members, shares, strict=True)]
             if not all(len(curve.sequences) for curve in curves):
                 return found
             dealt = deal(curves, batch)
@@ -127,7 +131,7 @@ class DataSearch:
         """The plan in which each member runs its strategy on its share of the sequences."""
         parts, steps = [], []
         for member, strategy, share in zip(members, strategies, shares, strict=True):
-            part, step = group_part(member, member.with_batch(share), strategy)
+            part, step = group_part(member, member.with_batch(share, members), strategy)
             parts.append(part)
             steps.append(step)
         link_s = self.fleet.link.all_reduce_s(self.fleet.reduced_byte, [(m.index, m.n_rank) for m in members])
@@ -153,15 +157,16 @@ class DataSearch:
                 if all(line.strategy != other.strategy for other in known):
                     known.append(line)
 
-    def _curve(self, member: Member, share: float) -> Curve:
-        """The quickest known strategy for every possible share."""
+    def _curve(self, member: Member, share: float, drift_frac: float) -> Curve:
+        """The quickest known strategy for every possible share, where ranks wait ``drift_frac`` of it for each other."""
         batch = self.fleet.batch
         best: dict[int, tuple[float, int]] = {}
         for index, line in enumerate(self.lines.get(member.index, ())):
             most = min(line.most, batch - 1) // line.unit
+            base_s, per_s = (float(rest + drift_frac * work) for rest, work in (line.base, line.per))
             near = round(share / line.unit)
             for count in range(max(1, near - WINDOW // 2), min(most, near + WINDOW // 2) + 1):
-                seconds = line.base_s + line.per_s * count
+                seconds = base_s + per_s * count
                 sequences = count * line.unit
                 if sequences not in best or seconds < best[sequences][0]:
                     best[sequences] = (seconds, index)
@@ -179,17 +184,19 @@ def _line(member: Member, s: Strategy, batch: int, most: int) -> _Line:
     unit = int(s.dp) * int(s.micro_batch) * (int(s.pp) if int(s.virtual) > 1 else 1)
     table = tables_of(member.problem, s)
 
-    def step_s(sequences: int) -> float:
-        return _number(step_time(member.with_batch(sequences), s, table.time, table.activation).total)
+    def seconds(sequences: int) -> NDArray[np.float64]:
+        step = step_time(member.with_batch(sequences), s, table.time, table.activation)
+        work = step.micro_batches * step.slowest.total + step.bubble
+        return np.array([_number(step.total - step.straggler), _number(work)])
 
     def fits(sequences: int) -> bool:
         problem = member.with_batch(sequences)
-        return _high_byte(problem, s, table.activation) <= problem.memory_byte
+        return _number(needed_memory(problem, s, table.activation)) <= problem.memory_byte
 
     count = batch // unit
-    here, next_s = step_s(batch), step_s(batch + unit)
+    here, after = seconds(batch), seconds(batch + unit)
     most_fitting = most if fits(max(most // unit, 1) * unit) else batch
-    return _Line(strategy=s, unit=unit, base_s=here - count * (next_s - here), per_s=next_s - here, most=most_fitting)
+    return _Line(strategy=s, unit=unit, base=here - count * (after - here), per=after - here, most=most_fitting)
 
 
 def group_part(member: Member, problem: Problem, s: Strategy) -> tuple[Part, dict[str, float]]:
@@ -206,21 +213,19 @@ def group_part(member: Member, problem: Problem, s: Strategy) -> tuple[Part, dic
         np.array(layers, dtype=float),
         (np.where(at == 0, 1.0, 0.0), np.where(at == len(layers) - 1, 1.0, 0.0)),
     )
+    memory = band(problem, stage_memory(problem, s, table.activation, fullest_stage(problem, s, table.activation)))
     part = Part(
         member=member,
         problem=problem,
         strategy=s,
         layers=layers,
         stage_s=tuple(float(value) for value in np.broadcast_to(stage.total, (len(layers),))),
-        memory_byte=_number(peak_memory(problem, s, table.activation)),
-        high_byte=_high_byte(problem, s, table.activation),
+        memory_byte=memory.expected,
+        needed_byte=memory.needed,
+        high_byte=memory.high,
         busy_s=_number(step.total),
     )
     return part, step_parts(step)
-
-
-def _high_byte(problem: Problem, s: Strategy, acts: ActivationTable) -> float:
-    return max(_number(worst_byte(problem, stage_memory(problem, s, acts, stage))) for stage in STAGES)
 
 
 def _even_layers(problem: Problem, s: Strategy) -> tuple[int, ...]:

@@ -7,13 +7,14 @@ from dataclasses import replace
 
 import numpy as np
 
+from suanchou.cost.spread import widest
 from suanchou.estimate import Estimate, Grade, total, worst_grade
 from suanchou.model.flop import flop_per_token
 from suanchou.model.operators import Num
 from suanchou.training.explain import MEMORY_NAMES, explain_step
 from suanchou.training.mixed_fleet import Fleet, Mix, Part
 from suanchou.training.mixed_price import place_of
-from suanchou.training.mixed_stages import place_memory, worst_byte
+from suanchou.training.mixed_stages import band, place_memory
 from suanchou.training.price import price, tables_of
 from suanchou.training.reliability import Reliability
 from suanchou.training.run import run_estimates
@@ -27,6 +28,8 @@ _CAUSES = {
     "gradient_reduce": "gradients over DP inside the group that takes longest after the last micro-batch",
     "parameter_gather": "updated weights inside that group",
     "optimizer": "optimizer step of that group",
+    "straggler": "spread * sqrt(2 ln ranks of all groups) of the stages' time and the bubble: all wait for the slowest",
+    "host_step": "work of that group's host once per step, from its stack",
 }
 
 
@@ -42,7 +45,7 @@ def run_of(
 
     What one group lacks the data for is left out.
     """
-    runs = []
+    runs: list[tuple[Part, dict[str, Estimate]]] = []
     for part in mix.parts:
         whole = part.member.alone if mix.variant == "alone" else part.member.problem
         peers = [(other.member.problem, other.member.n_rank) for other in mix.parts if other is not part]
@@ -50,7 +53,7 @@ def run_of(
             whole,
             mix.step_s,
             part.member.n_rank,
-            goodput=goodput,
+            goodput=runs[0][1]["time"]["goodput"] if runs else goodput,  # one job has one goodput
             reliability=reliability,
             usd_per_accelerator_h=usd_per_accelerator_h,
             peers=peers,
@@ -91,6 +94,8 @@ def mixed_estimate(
             mix, [replace(each.memory, name=group_name(part)) for each, part in zip(priced, mix.parts, strict=True)]
         )
         step = priced[0].step if mix.variant == "alone" else _data_step(fleet, mix)
+    low, high = widest(part.problem.family for part in mix.parts)
+    step = replace(step, low=step.value * low, high=step.value * high)
     return Estimate(
         name="training",
         value=run[0].value,
@@ -212,15 +217,14 @@ def _stage_memory(mix: Mix, index: int) -> Estimate:
     found = []
     for i, layers in enumerate(part.layers, start=start):
         memory = place_memory(part.problem, part.strategy, acts, place_of(i, n), depth=float(n - i), layers=float(layers))
-        found.append((_number(worst_byte(part.problem, memory)), i, layers, memory))
-    high, i, layers, memory = max(found, key=lambda item: item[0])
+        found.append((band(part.problem, memory), i, layers, memory))
+    taken, i, layers, memory = max(found, key=lambda item: item[0].needed)
     where = f"stage {i + 1} of {n}: {layers} layers, up to {min(n - i, part.micro_batches)} micro-batches in flight"
     children = tuple(
         Estimate(name=name, value=_number(value), unit="byte", formula=where)
         for name, value in zip(MEMORY_NAMES, memory, strict=True)
     )
-    fixed = sum(child.value for child in children if child.name != "allocator")
-    return total(group_name(part), "byte", children, formula=f"sum over {where}", low=fixed, high=high)
+    return total(group_name(part), "byte", children, formula=f"sum over {where}", low=taken.needed, high=taken.high)
 
 
 def _utilisation(mix: Mix) -> Estimate:

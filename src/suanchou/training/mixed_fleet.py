@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -23,7 +23,7 @@ from suanchou.training.stack import stack as stack_named
 from suanchou.training.strategy import Options, Strategy
 from suanchou.training.workload import Workload, workload
 
-__all__ = ["MOST_GROUPS", "Fleet", "Member", "Mix", "Part", "Space", "Variant", "fleet"]
+__all__ = ["MOST_GROUPS", "Fleet", "Member", "Mix", "Part", "Space", "Variant", "drift_frac", "fleet"]
 
 MOST_GROUPS = 6
 LETTERS = "ABCDEF"
@@ -82,9 +82,23 @@ class Member:
             raise KeyboardInterrupt
         return found
 
-    def with_batch(self, batch: int) -> Problem:
-        """The problem of ``batch`` sequences per step."""
-        return replace(self.problem, work=replace(self.problem.work, global_batch=batch))
+    @property
+    def paced(self) -> float:
+        """Parts of the group that keep their own pace, as :meth:`Problem.paced` counts them."""
+        return float(np.asarray(self.problem.paced(Strategy(dp=self.n_rank))))
+
+    def drift_frac(self, members: Sequence[Member]) -> float:
+        """Share of a step that it waits for the slowest rank of all ``members``, itself among them: Problem.drift_frac."""
+        return float(np.asarray(self.beside(members).drift_frac(Strategy(dp=self.n_rank))))
+
+    def beside(self, members: Sequence[Member]) -> Problem:
+        """The problem in a step that it shares with ``members``, itself among them."""
+        return replace(self.problem, beside=sum(member.paced for member in members) - self.paced)
+
+    def with_batch(self, batch: int, members: Sequence[Member] = ()) -> Problem:
+        """The problem of ``batch`` sequences per step, which it may share with ``members``, itself among them."""
+        problem = self.beside(members) if members else self.problem
+        return replace(problem, work=replace(problem.work, global_batch=batch))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,8 +123,9 @@ class Part:
     """What one group does in a plan.
 
     ``problem`` carries the sequences it works on. ``layers`` and ``stage_s`` are the layers of each of its pipeline stages and
-    the seconds one micro-batch takes on them; ``memory_byte`` and ``high_byte`` what its fullest stage needs, expected and at
-    worst. ``busy_s`` is the part of a step in which it does not wait for other groups.
+    the seconds one micro-batch takes on them. Its fullest stage is expected to take ``memory_byte``; ``needed_byte`` of them
+    must fit, and where there is room it may come to hold ``high_byte``. ``busy_s`` is the part of a step in which it does not
+    wait for other groups.
     """
 
     member: Member
@@ -119,6 +134,7 @@ class Part:
     layers: tuple[int, ...]
     stage_s: tuple[float, ...]
     memory_byte: float
+    needed_byte: float
     high_byte: float
     busy_s: float
 
@@ -156,6 +172,11 @@ class Mix:
     def memory_frac(self) -> float:
         """The fullest accelerator's share of its memory."""
         return max(part.memory_byte / part.problem.memory_byte for part in self.parts)
+
+
+def drift_frac(members: Sequence[Member]) -> float:
+    """Share of a step that all ranks of ``members`` wait for the slowest of them, where they drift apart as the worst do."""
+    return max(member.drift_frac(members) for member in members)
 
 
 def _common_dtype(cluster: Cluster) -> str:

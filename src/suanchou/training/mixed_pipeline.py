@@ -21,9 +21,9 @@ from numpy.typing import NDArray
 
 from suanchou.model.operators import Num
 from suanchou.training.communication import send_s
-from suanchou.training.mixed_fleet import Fleet, Member, Mix, Space
+from suanchou.training.mixed_fleet import Fleet, Member, Mix, Space, drift_frac
 from suanchou.training.mixed_price import Key, cross_sends_s, evaluate
-from suanchou.training.mixed_stages import Place, place_memory, tail, worst_byte
+from suanchou.training.mixed_stages import Place, place_memory, tail
 from suanchou.training.search import Tables, tables
 from suanchou.training.strategy import LAYOUT_FIELDS, Options, Strategy, layouts
 from suanchou.training.time import stage_time
@@ -150,6 +150,7 @@ class PipelineSearch:
         """Common degrees and stages per group, by a lower bound of the step: balanced stages, memory and tails free."""
         rows, n_layer = [self.rows[member.index] for member in members], members[0].problem.n_layer
         exposed = 1.0 - min(member.problem.stack.overlap_pipeline for member in members)
+        drift = drift_frac(members)
         out = []
         for key in sorted(set.intersection(*(set(row.quickest) for row in rows))):
             m = self.fleet.batch / (key[0] * key[1])
@@ -158,8 +159,10 @@ class PipelineSearch:
                     continue
                 costs = [cost for _pp, cost in pps]
                 fill, longest = cross_sends_s(self.fleet, members, key, [pp for pp, _cost in pps])
-                slowest = max(n_layer / sum(pp / cost for pp, cost in pps), *costs, (1.0 - exposed) * longest)
-                bound = (m - 1.0) * slowest + n_layer * min(costs) + fill + m * exposed * 2.0 * longest
+                stage, least = max(n_layer / sum(pp / cost for pp, cost in pps), *costs), n_layer * min(costs)
+                waits = drift * ((m - 1.0) * stage + least)
+                slowest = max(stage, (1.0 - exposed) * longest)
+                bound = (m - 1.0) * slowest + least + waits + fill + m * exposed * 2.0 * longest
                 out.append((bound, key, tuple(pp for pp, _cost in pps)))
         return sorted(out)
 
@@ -168,7 +171,7 @@ class PipelineSearch:
     ) -> list[Strategy] | None:
         """A strategy per group for the smallest step budget below ``limit_s`` under which all layers are taken."""
         n_layer, m = members[0].problem.n_layer, self.fleet.batch / (key[0] * key[1])
-        passes, n = m + sum(pps) - 1.0, len(pps)
+        passes, n = (m + sum(pps) - 1.0) * (1.0 + drift_frac(members)), len(pps)
         roles = [_Role(i == 0, i == n - 1) for i in range(n)]
         found = []
         for i, (member, pp, role) in enumerate(zip(members, pps, roles, strict=True)):
@@ -248,7 +251,7 @@ def _costs(rows: _Rows, key: Key, role: _Role) -> _Costs:
 
     def tail_s(layers: float) -> Num:
         after = tail(problem, s, t, acts, layers, first=role.first, last=role.last)
-        return after.gradient_reduce + after.parameter_gather + after.optimizer
+        return after.gradient_reduce + after.parameter_gather + after.optimizer + after.host_step
 
     wide = float(problem.n_layer)
     one, all_ = tail_s(1.0), tail_s(wide)
@@ -274,17 +277,18 @@ def _caps(rows: _Rows, key: Key, role: _Role, after: int) -> _Caps:
 
 
 def _cap(member: Member, s: Strategy, table: Tables, place: Place, depth: Num, most: NDArray[np.float64]) -> Num:
-    """Most layers, up to ``most``, of a stage that fit in memory at worst: bytes grow with layers in a straight line.
+    """Most layers, up to ``most``, of a stage that fit in memory: bytes grow with layers in a straight line.
 
     A line through one layer and ``most`` lies above what ZeRO-3's two gathered layers bend down, so the cap errs on the safe
     side; the exact cap of a plan is found when it is priced.
     """
     problem = member.problem
 
-    def high(layers: Num) -> Num:
-        return worst_byte(problem, place_memory(problem, s, table.activation, place, depth=depth, layers=layers))
+    def needed(layers: Num) -> Num:
+        memory = place_memory(problem, s, table.activation, place, depth=depth, layers=layers)
+        return memory.needed(problem.stack)
 
-    one, all_ = high(1.0), high(most)
+    one, all_ = needed(1.0), needed(most)
     slope = (all_ - one) / np.maximum(most - 1.0, 1.0)
     within = 1.0 + np.floor((problem.memory_byte - one) / np.maximum(slope, 1e-30))
     return np.where(one <= problem.memory_byte, np.minimum(within, most), 0.0)

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import itertools
 import math
+import operator
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from suanchou.model.operators import Num, Shape
+from suanchou.cost.kernels import element_byte
+from suanchou.model.operators import Num
 from suanchou.training.communication import send_s
 from suanchou.training.explain import step_parts
-from suanchou.training.mixed_fleet import Fleet, Member, Mix, Part
-from suanchou.training.mixed_stages import Place, deal_layers, place_memory, tail, worst_byte
+from suanchou.training.mixed_fleet import Fleet, Member, Mix, Part, drift_frac
+from suanchou.training.mixed_stages import Band, Place, band, deal_layers, place_memory, tail
 from suanchou.training.price import tables_of
 from suanchou.training.search import Tables
 from suanchou.training.strategy import Strategy
@@ -27,11 +29,11 @@ Key = tuple[int, int]
 
 
 class _Stages(NamedTuple):
-    """The stages of one group in a pipeline: seconds per layer and beyond, and bytes at worst by stage and layers."""
+    """The stages of one group in a pipeline: seconds per layer and beyond, and bytes that must fit by stage and layers."""
 
     per_layer: float
     extra: NDArray[np.float64]
-    high: NDArray[np.float64]
+    needed: NDArray[np.float64]
 
 
 def place_of(i: int, n: int) -> Place:
@@ -40,20 +42,20 @@ def place_of(i: int, n: int) -> Place:
 
 
 def _stages(member: Member, s: Strategy, table: Tables, start: int, n: int) -> _Stages:
-    """Stages ``start`` to ``start + pp`` of ``n``; ``high[i, l - 1]`` are the bytes of the i-th with ``l`` layers."""
+    """Stages ``start`` to ``start + pp`` of ``n``; ``needed[i, l - 1]`` are the bytes of the i-th with ``l`` layers."""
     problem, t, acts = member.problem, table.time, table.activation
     per_layer = _number(stage_time(problem, s, t, acts, 1.0, (0.0, 0.0)).total)
     embedding, head = _number(t.embedding), _number(t.head) + _number(t.head_tensor)
     layers = np.arange(1, problem.n_layer - n + 2, dtype=float)
     places = [place_of(start + i, n) for i in range(int(s.pp))]
     extra = np.array([{"first": embedding, "middle": 0.0, "last": head}[place] for place in places])
-    high = np.empty((len(places), len(layers)))
+    needed = np.empty((len(places), len(layers)))
     for place in dict.fromkeys(places):
         at = np.flatnonzero([place == other for other in places])
         depth = (n - start - at).astype(float)[:, None]
         memory = place_memory(problem, s, acts, place, depth=depth, layers=layers[None, :])
-        high[at] = np.broadcast_to(worst_byte(problem, memory), (len(at), len(layers)))
-    return _Stages(per_layer, extra, high)
+        needed[at] = np.broadcast_to(memory.needed(problem.stack), (len(at), len(layers)))
+    return _Stages(per_layer, extra, needed)
 
 
 def evaluate(
@@ -71,7 +73,7 @@ def evaluate(
     caps = [
         int(np.count_nonzero(row <= member.problem.memory_byte))
         for member, stage in zip(members, stages, strict=True)
-        for row in stage.high
+        for row in stage.needed
     ]
     dealt = tuple(layers) if layers is not None else deal_layers(cost, list(extra), caps, members[0].problem.n_layer)
     if dealt is None:
@@ -107,7 +109,7 @@ def _assemble(
         )
         tails.append(after)
         memory = [_memory(member, strategy, found[i], j, n, layers[j]) for j in range(own.start, own.stop)]
-        expected, high = max(memory, key=lambda pair: pair[1])
+        fullest = max(memory, key=operator.attrgetter("needed"))
         parts.append(
             Part(
                 member=member,
@@ -115,16 +117,15 @@ def _assemble(
                 strategy=strategy,
                 layers=layers[own],
                 stage_s=tuple(float(value) for value in seconds[own]),
-                memory_byte=expected,
-                high_byte=high,
+                memory_byte=fullest.expected,
+                needed_byte=fullest.needed,
+                high_byte=fullest.high,
                 busy_s=m * float(seconds[own].max()) + _tail_s(after),
             )
         )
     inside, cross = _sends_s(fleet, members, strategies, m, float(seconds.max()))
     longest = max(tails, key=_tail_s)
     work_s = m * float(seconds.max()) + float(seconds.sum() - seconds.max())
-    spread = max(member.problem.stack.straggler * member.problem.eff.straggler_frac for member in members)
-    straggler = spread * math.sqrt(2.0 * math.log(sum(member.n_rank for member in members))) * work_s
     step = StepTime(
         micro_batches=m,
         slowest=stage,
@@ -133,7 +134,7 @@ def _assemble(
         gradient_reduce=longest.gradient_reduce,
         parameter_gather=longest.parameter_gather,
         optimizer=longest.optimizer,
-        straggler=straggler,
+        straggler=drift_frac(members) * work_s,
         host_step=longest.host_step,
     )
     causes = step_parts(step) | {"cross_send": cross}
@@ -144,16 +145,16 @@ def _tail_s(step: StepTime) -> float:
     return _number(step.gradient_reduce) + _number(step.parameter_gather) + _number(step.optimizer) + _number(step.host_step)
 
 
-def _memory(member: Member, s: Strategy, table: Tables, i: int, n: int, layers: int) -> tuple[float, float]:
+def _memory(member: Member, s: Strategy, table: Tables, i: int, n: int, layers: int) -> Band:
     place = place_of(i, n)
     memory = place_memory(member.problem, s, table.activation, place, depth=float(n - i), layers=float(layers))
-    return _number(memory.total), _number(worst_byte(member.problem, memory))
+    return band(member.problem, memory)
 
 
 def cross_sends_s(fleet: Fleet, members: Sequence[Member], key: Key, pps: Sequence[int]) -> tuple[float, float]:
     """Seconds of sends between groups: of one micro-batch through all boundaries and back, and one way over the slowest."""
     work = members[0].problem.work
-    byte = float(key[0] * key[1]) * work.seq * work.arch.d_model * float(np.asarray(Shape(batch=1.0, seq=1.0).element_byte))
+    byte = float(key[0] * key[1]) * work.seq * work.arch.d_model * element_byte(work.dtype)
     ends = [(member.index, member.n_rank / pp) for member, pp in zip(members, pps, strict=True)]
     seconds = [fleet.link.send_s(byte, left, right) for left, right in itertools.pairwise(ends)]
     return 2.0 * math.fsum(seconds), max(seconds)

@@ -11,7 +11,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,7 +25,7 @@ from suanchou.training.problem import LayerKind, Problem, ShardSum
 from suanchou.training.strategy import Strategy
 from suanchou.training.time import StepTime, step_time
 
-__all__ = ["Place", "Section", "deal_layers", "place_memory", "tail", "worst_byte"]
+__all__ = ["Band", "Place", "Section", "band", "deal_layers", "place_memory", "tail"]
 
 Place = Literal["first", "middle", "last"]
 
@@ -42,7 +42,8 @@ class Section(Problem):
     @classmethod
     def of(cls, whole: Problem, layers: Num, *, first: bool, last: bool) -> Section:
         """A section of a problem."""
-        return cls(whole.work, whole.cluster, whole.stack, whole.factors, whole=whole, layers=layers, first=first, last=last)
+        given = (whole.work, whole.cluster, whole.stack, whole.factors, whole.beside)
+        return cls(*given, whole=whole, layers=layers, first=first, last=last)
 
     @cached_property
     def n_layer(self) -> Num:  # type: ignore[override]  # an array prices many sections at once
@@ -83,7 +84,11 @@ class Section(Problem):
 
 
 def place_memory(problem: Problem, s: Strategy, acts: ActivationTable, place: Place, *, depth: Num, layers: Num) -> Memory:
-    """Memory of a stage of ``layers`` layers that has ``depth - 1`` stages behind it; depth is above 1 but for the last."""
+    """Memory of a stage of ``layers`` layers that has ``depth - 1`` stages behind it; depth is above 1 but for the last.
+
+    Its layers are average ones, whatever stages of an equal pipeline keep beyond that.
+    """
+    acts = acts._replace(excess_first=0.0, excess_middle=0.0, excess_last=0.0)
     depth = np.asarray(depth, dtype=float)
     pp: Num = {"first": depth, "middle": depth + 1.0, "last": np.full_like(depth, 2.0)}[place]
     section = Section.of(problem, layers * pp, first=True, last=True)
@@ -100,9 +105,23 @@ def _average(kinds: Sequence[LayerKind]) -> LayerKind:
     return replace(kinds[0], share=share, parameters=ShardSum(**{name: mean(name) for name in names}))
 
 
-def worst_byte(problem: Problem, memory: Memory) -> Num:
-    """Bytes that must fit: the allocator has given back all it can."""
-    return memory.needed(problem.stack)
+class Band(NamedTuple):
+    """Bytes of one stage: expected, without which it does not fit, and with the allocator at its worst."""
+
+    expected: float
+    needed: float
+    high: float
+
+
+def band(problem: Problem, memory: Memory) -> Band:
+    """The bytes of one stage that is not an array of them."""
+    stack = problem.stack
+    expected, needed, high = (
+        float(np.asarray(value).reshape(-1)[0])
+        for value in (memory.total, memory.needed(stack), memory.high(stack, problem.memory_byte))
+    )
+    # on a full device the three are one number, but for rounding
+    return Band(expected, min(needed, expected), max(high, expected))
 
 
 def tail(

@@ -57,12 +57,17 @@ class LayerKind:
 
 @dataclass(frozen=True)
 class Problem:
-    """Everything that is given; a Strategy is what is chosen. ``factors``: other fitted factors than those of all runs."""
+    """Everything that is given; a Strategy is what is chosen.
+
+    ``factors``: other fitted factors than those of all runs. ``beside``: parts of other machines, as :meth:`paced` counts them,
+    that share the step and are waited for.
+    """
 
     work: Workload
     cluster: Cluster
     stack: Stack
     factors: Factors | None = None
+    beside: float = 0.0
 
     def __post_init__(self) -> None:
         if len(self.cluster.groups) != 1:
@@ -199,6 +204,7 @@ class Problem:
         return Shape(
             batch=np.asarray(s.micro_batch, dtype=float),
             seq=float(self.work.seq),
+            element_byte=element_byte(self.work.dtype),
             tp=s.tp,
             cp=s.cp,
             ep=s.ep,
@@ -228,12 +234,12 @@ class Problem:
         """Parts of the machine that keep their own pace and wait for each other once a step.
 
         Accelerators; on a torus, whose chips exchange data in every layer, the slices: what a slice loses to its slowest chip
-        is part of the rate its kernels reach.
+        is part of the rate its kernels reach. Those of other machines in the same step count, too.
         """
         domain = self.node.scale_up
         if domain.topology == "torus":
-            return np.ceil(np.asarray(s.n_rank, dtype=float) / domain.size)
-        return s.n_rank
+            return np.ceil(np.asarray(s.n_rank, dtype=float) / domain.size) + self.beside
+        return s.n_rank + self.beside
 
     def _kept_byte(self, s: Strategy, *words: str) -> Num | None:
         """Bytes of an element kept for backward: of the lower type where linear layers run in it and the stack says so."""

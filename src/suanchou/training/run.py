@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from suanchou.cost.spread import spread
+from suanchou.cost.spread import widest
 from suanchou.estimate import Estimate, worst_grade
 from suanchou.training.defaults import Default, default
 from suanchou.training.problem import Problem
@@ -21,7 +21,7 @@ def run_estimates(
     step_s: float,
     n_rank: int,
     *,
-    goodput: float | None = None,
+    goodput: float | Estimate | None = None,
     reliability: Reliability | None = None,
     usd_per_accelerator_h: float | None = None,
     peers: Groups = (),
@@ -29,19 +29,24 @@ def run_estimates(
     """Wall time, card-hours, energy, carbon and money of ``problem.work`` at ``step_s`` per step on ``n_rank`` ranks.
 
     ``time = steps * step / goodput``, where the goodput follows from failures and checkpoints (``reliability``) unless it is
-    given; energy counts whole nodes; money is rent where a rent is known, else purchase spread over the service life, plus
-    electricity. ``peers`` are other machines in the same job, whose failures count. What cannot be computed for want of data
-    is left out. Ranges combine the worst, and the best, of every input, among them the interval of the step.
+    given, as a share or as an Estimate; energy counts whole nodes; money is rent where a rent is known, else purchase spread
+    over the service life, plus electricity. ``peers`` are other machines in the same job, whose failures count. What cannot
+    be computed for want of data is left out. Ranges combine the worst, and the best, of every input, among them the interval
+    of the step: the widest of all machines in the job.
 
     Raises
     ------
     Infeasible : failures come so often that the job hardly advances.
     """
     work = problem.work
-    share = goodput_estimate(problem, step_s, n_rank, given=goodput, reliability=reliability, peers=peers)
+    share = (
+        goodput
+        if isinstance(goodput, Estimate)
+        else goodput_estimate(problem, step_s, n_rank, given=goodput, reliability=reliability, peers=peers)
+    )
     n_step = work.n_step
     time_s = n_step * step_s / share.value
-    quick, slow = spread(problem.family)
+    quick, slow = widest((problem.family, *(peer.family for peer, _n_rank in peers)))
     time = Estimate(
         name="time",
         value=time_s,

@@ -147,10 +147,6 @@ def plan_for(scenario: Scenario, *, progress: Callable[[int, int], None] | None 
     """
     machines = cluster(scenario.on, region=scenario.region)
     if len(machines.groups) == 1:
-        if scenario.link is not None:
-            raise SpecError(
-                "one group has no link to another", where="--link", hint="give --on more than once, or leave it out"
-            )
         return plan_on(scenario, machines, progress=progress)
     if scenario.exhaustive:
         raise SpecError("a mixed fleet is not searched exhaustively", where="--exhaustive", hint="leave it out")
@@ -162,8 +158,18 @@ def plan_on(scenario: Scenario, machines: Cluster, *, progress: Callable[[int, i
 
     Raises
     ------
+    SpecError : several kinds of machine, or a link between groups where there is one.
     SpecError, MissingData, Infeasible : as :func:`suanchou.training.plan.plan`.
     """
+    if len(machines.groups) != 1:
+        names = ", ".join(group.node.id for group in machines.groups)
+        raise SpecError(
+            f"this takes one kind of machine, not {names}",
+            where="--on",
+            hint="give one --on; a plan without --sweep or --what-if takes several",
+        )
+    if scenario.link is not None:
+        raise SpecError("one group has no link to another", where="--link", hint="give --on more than once, or leave it out")
     return plan(cluster=machines, exhaustive=scenario.exhaustive, **_asked(scenario, progress))
 
 
