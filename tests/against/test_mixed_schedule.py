@@ -45,7 +45,7 @@ def test_dealt_layers_walk_as_priced(on):
     mix = PipelineSearch(fleet=given_fleet, space=Space(fixed={"tp": 4})).best(given_fleet.members)
     seconds = [t for part in mix.parts for t in part.stage_s]
     m = mix.parts[0].micro_batches
-    apart = ("pipeline_send", "cross_send", "gradient_reduce", "parameter_gather", "optimizer")
+    apart = ("pipeline_send", "cross_send", "gradient_reduce", "parameter_gather", "optimizer", "straggler", "host_step")
     priced = mix.step_s - math.fsum(mix.causes[name] for name in apart)
     assert priced == pytest.approx(closed(seconds, m), rel=1e-9)
     assert walked(seconds, m) == pytest.approx(priced, rel=0.02)

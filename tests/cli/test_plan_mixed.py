@@ -33,6 +33,7 @@ def test_the_tables(suanchou):
     for text in (
         "What each group does",
         "Best plan",
+        " ... ",
         "Step time",
         "Plans compared",
         "H100 SXM5 80GB",
@@ -58,7 +59,8 @@ def test_the_json_contract(saved):
     assert [group["accelerator"] for group in result["fleet"]] == ["h100-sxm5-80gb", "ascend-910b2"]
     assert result["link"]["assumed"] is True
     for part in result["parts"]:
-        assert part["memory_byte"] <= part["memory_high_byte"] <= part["memory_capacity_byte"]
+        assert part["memory_needed_byte"] <= part["memory_byte"] <= part["memory_high_byte"]
+        assert part["memory_needed_byte"] <= part["memory_capacity_byte"]
         assert len(part["layers"]) == part["strategy"]["pp"] == len(part["stage_s"])
         assert 0 < part["busy_frac"] <= 1 + 1e-9
     for rival in result["rivals"]:
@@ -166,3 +168,17 @@ def test_an_interrupt_prints_the_best_so_far(suanchou, monkeypatch):
     result = suanchou(*ASK, "--json")
     assert result.code == 130
     assert json.loads(result.out)["result"]["interrupted"] is True
+
+
+@pytest.mark.parametrize("more", [("--sweep", "seq=2048,4096"), ("--sweep", "nodes=1..2"), ("--what-if",)])
+def test_sweeps_and_changes_of_several_groups_are_refused_in_one_line(suanchou, more):
+    result = suanchou(*ASK, *more, "-q")
+    assert (result.code, result.out) == (3, "")
+    assert "one kind of machine" in result.err.splitlines()[0]
+    assert "where: --on" in result.err
+
+
+def test_a_saved_plan_of_several_groups_is_not_compared(suanchou, saved):
+    result = suanchou("compare", str(saved), str(saved))
+    assert result.code == 3
+    assert "a mixed fleet cannot be compared" in result.err

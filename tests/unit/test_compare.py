@@ -124,3 +124,9 @@ def test_what_is_no_plan_is_refused(plain, path):
         side(broken, "x.json")
     assert caught.value.where == "x.json"
     assert "-o plan.json" in caught.value.hint
+
+
+def test_a_mixed_fleet_is_refused():
+    with pytest.raises(SpecError, match="a mixed fleet cannot be compared") as caught:
+        side({"kind": "mixed-training-plan"}, "fleet.json")
+    assert caught.value.where == "fleet.json"

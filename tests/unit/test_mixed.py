@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import itertools
 import math
+from dataclasses import replace
 from functools import cache
 
 import pytest
 
+from suanchou.cost.spread import spread
 from suanchou.errors import Infeasible, MissingData, SpecError
 from suanchou.machine import cluster
 from suanchou.model.source import find_model
 from suanchou.training.mixed import plan_mixed
 from suanchou.training.plan import plan
 from suanchou.training.search import TIE_FRAC
+from suanchou.training.time import StageTime
 
 STRONG, WEAK, ASCEND = "dgx-h100:2", "dgx-a100-80gb:2", "atlas-800t-a2:2"
 
@@ -66,7 +69,8 @@ def test_every_layer_and_every_sequence_is_worked_on_once(answer):
 def test_every_group_fits_its_own_memory(answer):
     for mix in mixes(answer):
         for part in mix.parts:
-            assert 0 < part.memory_byte <= part.high_byte <= part.member.problem.memory_byte
+            assert 0 < part.needed_byte <= part.memory_byte <= part.high_byte
+            assert part.needed_byte <= part.member.problem.memory_byte
         assert 0 < mix.memory_frac <= 1
 
 
@@ -76,6 +80,29 @@ def test_the_step_is_the_sum_of_its_causes_and_no_group_is_busy_longer(answer):
         assert all(0 < part.busy_s <= mix.step_s * (1 + 1e-9) for part in mix.parts)
         if mix.variant != "pipeline":
             assert max(part.busy_s for part in mix.parts) == pytest.approx(mix.step_s, rel=1e-9)
+
+
+OF_STAGES = (*StageTime._fields, "weight_gather", "pipeline_bubble")
+
+
+def test_all_ranks_wait_for_the_slowest_of_them_all(answer):
+    for mix in mixes(answer):
+        ranks = math.sqrt(2 * math.log(sum(part.member.n_rank for part in mix.parts)))
+        spreads = [part.problem.stack.straggler * part.problem.eff.straggler_frac for part in mix.parts]
+        slowest = max(range(len(mix.parts)), key=lambda i: mix.parts[i].busy_s)
+        drift = ranks * (max(spreads) if mix.variant == "pipeline" else spreads[slowest])
+        worked = math.fsum(seconds for name, seconds in mix.causes.items() if name in OF_STAGES and name != "parameter_gather")
+        assert 0 < mix.causes["straggler"] == pytest.approx(drift * worked, rel=1e-9)
+
+
+def test_the_step_and_the_run_have_the_interval_of_the_families_used(answer):
+    tree, ends = answer.estimate, [spread(part.problem.family) for part in answer.best.parts]
+    quick, slow = min(low for low, _high in ends), max(high for _low, high in ends)
+    step, time = tree["step"], tree["time"]
+    assert (step.low, step.high) == pytest.approx((step.value * quick, step.value * slow))
+    share = time["goodput"]
+    assert time.low == pytest.approx(time.value * quick * share.value / share.high)
+    assert time.high == pytest.approx(time.value * slow * share.value / share.low)
 
 
 def test_the_tree_is_what_was_chosen(answer):
@@ -99,7 +126,7 @@ def test_the_tree_is_what_was_chosen(answer):
         for part in answer.best.parts:
             node = tree["memory"][f"group_{part.member.letter.lower()}"]
             assert node.value == pytest.approx(part.memory_byte, rel=1e-9)
-            assert node.high == pytest.approx(part.high_byte, rel=1e-9)
+            assert (node.low, node.high) == pytest.approx((part.needed_byte, part.high_byte), rel=1e-9)
 
 
 def test_the_run_adds_up_over_the_groups_used(answer):
@@ -221,3 +248,21 @@ def test_what_is_refused():
         ask(STRONG, WEAK, dtype="fp4")
     with pytest.raises(Infeasible, match="no strategy"):
         ask("h100-sxm5-80gb:1", "a100-sxm4-80gb:1", model="gpt-3-175b", seq=2048, offload=False)
+
+
+def test_an_old_type_in_common_is_priced_at_its_width():
+    """The only type in common is fp32: its elements are twice as wide, whatever linear layers run in."""
+    answer = ask("rk3328:2", "dgx-spark-gb10:8", "rtx-3090ti:2", model="mixtral-8x7b", token=1e9, global_batch=64, fp8=True)
+    work = answer.fleet.members[0].problem.work
+    assert work.dtype == "fp32"
+    assert math.isfinite(answer.step_s)
+    s = answer.best.parts[0].strategy
+    shape = [
+        replace(m.problem, work=replace(work, dtype=dtype)).shape(s) for m in answer.fleet.members for dtype in ("fp32", "bf16")
+    ]
+    assert [one.element_byte for one in shape] == [4, 2] * 3
+
+
+def test_what_no_published_run_covers_is_said():
+    answer = ask("dgx-h100:1", "atlas-800t-a2:1", seq=1048576, global_batch=2)
+    assert any("tokens are longer than any published run" in text for text in answer.warnings)

@@ -16,7 +16,7 @@ from suanchou.training.memory import STAGES, stage_memory
 from suanchou.training.mixed_fleet import Space, fleet
 from suanchou.training.mixed_pipeline import PipelineSearch
 from suanchou.training.mixed_price import cross_sends_s, evaluate
-from suanchou.training.mixed_stages import place_memory, worst_byte
+from suanchou.training.mixed_stages import place_memory
 from suanchou.training.pipeline import in_flight, stage_layers
 from suanchou.training.price import tables_of
 from suanchou.training.problem import Problem
@@ -68,12 +68,13 @@ def test_two_equal_groups_are_one_pipeline_but_for_the_seam(pp, fields):
     sends = 2.0 * inside + m * max(steady, 2.0 * exposed * seam) + fill
     expected = number(equal.total) - number(send_s(one, s, m)) + sends
     assert mix.step_s == pytest.approx(expected, rel=1e-9)
-    high = max(number(worst_byte(one, stage_memory(one, s, table.activation, stage))) for stage in STAGES)
-    assert max(part.high_byte for part in mix.parts) == pytest.approx(high, rel=0.02)
+    needed = max(number(stage_memory(one, s, table.activation, stage).needed(one.stack)) for stage in STAGES)
+    assert max(part.needed_byte for part in mix.parts) == pytest.approx(needed, rel=0.02)
 
 
-@pytest.mark.parametrize(("model", "ep"), [("llama-3.1-8b", 1), ("mixtral-8x7b", 2), ("deepseek-v3", 2)])
+@pytest.mark.parametrize(("model", "ep"), [("llama-3.1-8b", 1), ("mixtral-8x7b", 2)])
 def test_a_place_is_the_stage_of_an_equal_pipeline(model, ep):
+    """Of a model of equal layers: a place holds average ones, a stage those that fall to it."""
     problem = build("dgx-a100-80gb:2", "dgx-a100-80gb:2", model=model).members[0].problem
     s = Strategy(tp=2, pp=8, dp=2, micro_batch=1, sp=1, zero=1, ep=ep)
     acts = tables_of(problem, s).activation

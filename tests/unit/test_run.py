@@ -6,6 +6,8 @@ from dataclasses import replace
 
 import pytest
 
+from suanchou.cost.spread import spread
+from suanchou.estimate import Estimate
 from suanchou.training.defaults import default
 from suanchou.training.run import run_estimates
 
@@ -32,16 +34,35 @@ def test_steps_and_wall_time(llama):
     assert parts["time"]["steps"].value == pytest.approx(10_000)
     assert parts["time"].value == pytest.approx(10_000 * 2.0 / 0.5)
     assert parts["time"].grade == "exact"
-    assert (parts["time"].low, parts["time"].high) == (None, None)
+    quick, slow = spread(llama.family)
+    assert quick < 1 < slow
+    assert (parts["time"].low, parts["time"].high) == pytest.approx((40_000 * quick, 40_000 * slow))
 
 
-def test_computed_goodput_has_a_range(llama):
-    time = run(llama)["time"]
+def test_the_range_of_time_is_that_of_the_step_times_that_of_the_goodput(llama):
+    time, (quick, slow) = run(llama)["time"], spread(llama.family)
     share = time["goodput"]
     assert time.value == pytest.approx(20_000 / share.value)
-    assert time.low == pytest.approx(20_000 / share.high)
-    assert time.high == pytest.approx(20_000 / share.low)
-    assert time.low < time.value < time.high
+    assert time.low == pytest.approx(20_000 * quick / share.high)
+    assert time.high == pytest.approx(20_000 * slow / share.low)
+    assert share.low < share.value < share.high
+
+
+def test_machines_of_one_job_have_the_widest_interval(llama):
+    other = machine(llama, family="measured-by-nobody", family_path=())
+    ends = [spread(one.family) for one in (llama, other)]
+    assert ends[0] != ends[1]
+    widest = min(low for low, _high in ends), max(high for _low, high in ends)
+    for one, peer in ((llama, other), (other, llama)):
+        time = run(one, goodput=1.0, peers=[(peer, 64)])["time"]
+        assert (time.low, time.high) == pytest.approx((20_000 * widest[0], 20_000 * widest[1]))
+
+
+def test_a_goodput_estimate_keeps_its_range(llama):
+    share = Estimate(name="goodput", value=0.8, unit="frac", low=0.5, high=0.9, formula="given")
+    time, (quick, slow) = run(llama, goodput=share)["time"], spread(llama.family)
+    assert time["goodput"] == share
+    assert (time.low, time.value, time.high) == pytest.approx((20_000 * quick / 0.9, 25_000, 20_000 * slow / 0.5))
 
 
 def test_ranges_go_from_time_to_energy_carbon_and_money(llama):
@@ -52,8 +73,10 @@ def test_ranges_go_from_time_to_energy_carbon_and_money(llama):
     for name in ("carbon", "money", "card_hours"):
         assert parts[name].low < parts[name].value < parts[name].high
     assert parts["carbon"].high / parts["carbon"].value == pytest.approx(energy.high / energy.value)
-    given = run(llama, goodput=1.0, usd_per_accelerator_h=2.0)
-    assert (given["money"].low, given["card_hours"].low) == (None, None)
+    given, (quick, slow) = run(llama, goodput=1.0, usd_per_accelerator_h=2.0), spread(llama.family)
+    for name in ("money", "card_hours"):
+        part = given[name]
+        assert (part.low, part.high) == pytest.approx((part.value * quick, part.value * slow))
 
 
 def test_card_hours_count_packages(llama):
@@ -111,8 +134,9 @@ def test_purchase_is_spread_over_the_service_life(llama):
     electricity = parts["energy"].value / 3.6e6 * site.usd_per_kwh
     assert parts["money"].value == pytest.approx(hardware + electricity)
     life, server = default("amortisation_year"), default("server_cost_frac")
-    least = 30_000 * (1 + server.low) / (life.high * 24 * 365.25) * hours + parts["energy"].low / 3.6e6 * site.usd_per_kwh
-    most = 30_000 * (1 + server.high) / (life.low * 24 * 365.25) * hours + parts["energy"].high / 3.6e6 * site.usd_per_kwh
+    quick, slow = (hours * end for end in spread(bought.family))
+    least = 30_000 * (1 + server.low) / (life.high * 24 * 365.25) * quick + parts["energy"].low / 3.6e6 * site.usd_per_kwh
+    most = 30_000 * (1 + server.high) / (life.low * 24 * 365.25) * slow + parts["energy"].high / 3.6e6 * site.usd_per_kwh
     assert (parts["money"].low, parts["money"].high) == pytest.approx((least, most))
 
 

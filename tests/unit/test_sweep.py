@@ -140,6 +140,8 @@ def test_nothing_but_refusals_is_an_error():
     with pytest.raises(SpecError) as caught:
         sweep(replace(LLAMA, on=("dgx-h100:1", "dgx-a100-80gb:1")), parse_axis("nodes=1..2"))
     assert caught.value.where == "--on"
+    with pytest.raises(SpecError, match="one kind of machine"):
+        sweep(replace(LLAMA, on=("dgx-h100:1", "dgx-a100-80gb:1")), parse_axis("seq=2048,4096"))
     with pytest.raises(SpecError, match="no-such"):
         sweep(replace(LLAMA, on=("no-such-node",)), parse_axis("nodes=1..2"))
 

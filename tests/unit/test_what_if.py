@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 
+from suanchou.errors import SpecError
 from suanchou.machine import cluster
 from suanchou.model.source import find_model
 from suanchou.training import what_if as module
@@ -199,3 +200,11 @@ def test_an_interrupt_keeps_what_was_found(monkeypatch):
     assert len(found.effects) == 2
     assert seen[0][0] == 1
     assert seen[0][1] > 3
+
+
+def test_several_kinds_of_machine_are_refused():
+    with pytest.raises(SpecError, match="one kind of machine, not dgx-h100, dgx-a100-80gb") as caught:
+        what_if(replace(QUESTION, on=("dgx-h100:1", "dgx-a100-80gb:1")))
+    assert caught.value.where == "--on"
+    with pytest.raises(SpecError, match="no link"):
+        what_if(replace(QUESTION, link="100Gb/s"))

@@ -21,6 +21,7 @@ from suanchou.training.mixed_data import DataSearch, group_part
 from suanchou.training.mixed_explain import mixed_estimate, run_of
 from suanchou.training.mixed_fleet import Fleet, Member, Mix, Space, fleet
 from suanchou.training.mixed_pipeline import PipelineSearch
+from suanchou.training.plan import outside_published
 from suanchou.training.reliability import Reliability
 from suanchou.training.search import TIE_FRAC
 from suanchou.training.workload import Objective
@@ -374,6 +375,9 @@ def _warnings(given: Fleet, best: Mix, *, interrupted: bool) -> tuple[str, ...]:
                     family=member.problem.accelerator.family, names=", ".join(missing)
                 )
             )
+    outside = [outside_published(part.problem, best.n_rank) for part in best.parts]
+    for part, texts in zip(best.parts, outside, strict=True):
+        out += [text if all(text in other for other in outside) else f"{part.member.letter}: {text}" for text in texts]
     if interrupted:
         out.append(_("the search was interrupted: this is the best plan so far"))
     return tuple(dict.fromkeys(out))

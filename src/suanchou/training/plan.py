@@ -30,7 +30,7 @@ from suanchou.training.strategy import Options, Strategy, divisors
 from suanchou.training.time import step_time
 from suanchou.training.workload import Objective, Workload, workload
 
-__all__ = ["Plan", "Rival", "plan"]
+__all__ = ["Plan", "Rival", "outside_published", "plan"]
 
 
 FLEET_SIZES = 32
@@ -354,9 +354,9 @@ _OUTSIDE = {
 }
 
 
-def _outside(problem: Problem) -> list[str]:
-    """Where the plan leaves what published runs cover."""
-    work, n_rank = problem.work, problem.cluster.n_accelerator
+def outside_published(problem: Problem, n_rank: int) -> list[str]:
+    """Where a plan on ``n_rank`` ranks leaves what published runs cover."""
+    work = problem.work
     found = outside(problem.family, n_rank, work.seq, float(parameter_count(work.arch)))
     return [_(_OUTSIDE[name]).format(value=value, largest=largest) for name, value, largest in found]
 
@@ -374,7 +374,7 @@ def _warnings(problem: Problem, found: Found) -> tuple[str, ...]:
                 family=problem.accelerator.family, names=", ".join(missing)
             )
         )
-    out += _outside(problem)
+    out += outside_published(problem, problem.cluster.n_accelerator)
     if found.interrupted:
         out.append(_("the search was interrupted: this is the best plan so far"))
     return tuple(dict.fromkeys(out))
