@@ -264,5 +264,7 @@ def test_an_old_type_in_common_is_priced_at_its_width():
 
 
 def test_what_no_published_run_covers_is_said():
-    answer = ask("dgx-h100:1", "atlas-800t-a2:1", seq=1048576, global_batch=2)
-    assert any("tokens are longer than any published run" in text for text in answer.warnings)
+    known = ask(STRONG, WEAK)
+    assert not any("published run" in text for text in known.warnings)
+    unknown = ask("dgx-spark-gb10:8", "rtx-3090ti:2", token=1e9, global_batch=64)
+    assert any("no published run is on this family" in text for text in unknown.warnings)
