@@ -160,7 +160,7 @@ def stack(name: str, factors: Factors | None = None) -> Stack:
         factor = factors.of("stack", lineage, item.name)
         if not (isinstance(factor, float) and factor == 1.0):
             value = value * factor
-            sources[item.name] += "; moved by a fit to published runs"
+            sources[item.name] = f"{cell.source}; moved by a fit to published runs [fitted]"
         values[item.name] = value
     return Stack(**values, sources=sources)
 

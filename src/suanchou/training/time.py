@@ -157,10 +157,7 @@ def step_time(problem: Problem, s: Strategy, t: LayerTime, acts: ActivationTable
         gradient_reduce=gradient_reduce_s(problem, s, n_layer * free_backward),
         parameter_gather=parameter_gather_s(problem, s, n_layer * free_forward),
         optimizer=_optimizer_s(problem, s),
-        straggler=problem.stack.straggler
-        * problem.eff.straggler_frac
-        * np.sqrt(2.0 * np.log(problem.paced(s)))
-        * (m * slowest.total + bubble),
+        straggler=problem.drift_frac(s) * (m * slowest.total + bubble),
         host_step=problem.stack.host_step_s,
     )
 
