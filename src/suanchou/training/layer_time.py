@@ -24,7 +24,12 @@ __all__ = ["LayerTime", "layer_time"]
 
 
 class LayerTime(NamedTuple):
-    """Seconds of one micro-batch on one rank: per (average) layer, and in embedding and head."""
+    """Seconds of one micro-batch on one rank: per (average) layer, and in embedding and head.
+
+    ``embedding`` and ``head`` are forward and backward together; ``embedding_forward`` and ``head_forward`` the forward part of
+    them. ``weight_gradient`` and ``head_weight_gradient`` are the part of a backward that computes weight gradients only, which
+    zero-bubble schedules run later.
+    """
 
     forward: Num
     backward: Num
@@ -39,6 +44,10 @@ class LayerTime(NamedTuple):
     embedding: Num
     head: Num
     head_tensor: Num
+    embedding_forward: Num = 0.0
+    head_forward: Num = 0.0
+    weight_gradient: Num = 0.0
+    head_weight_gradient: Num = 0.0
 
 
 def _seconds(problem: Problem, ops: tuple[Operator, ...], s: Strategy, phase: str) -> Num:
@@ -61,7 +70,7 @@ def layer_time(problem: Problem, s: Strategy) -> LayerTime:
     head on the last stage; their own communication is left out.
     """
     shape, work, stack = problem.shape(s), problem.work, problem.stack
-    arch, d = work.arch, float(work.arch.d_model)
+    d = float(work.arch.d_model)
     sums: dict[str, Num] = dict.fromkeys(LayerTime._fields, 0.0)
     tp_group = problem.group(s.tp, 1.0)
     residual_byte = shape.token * d * shape.element_byte
@@ -75,6 +84,7 @@ def layer_time(problem: Problem, s: Strategy) -> LayerTime:
         sums["core"] = sums["core"] + share * core_s
         backward = problem.backward(layer, shape)
         sums["backward"] = sums["backward"] + share * _seconds(problem, backward, s, "backward")
+        sums["weight_gradient"] = sums["weight_gradient"] + share * _weight_gradient_s(problem, backward, s)
         tensor = share * tensor_collectives(layer) * reduce_s
         sums["tensor_forward"], sums["tensor_backward"] = sums["tensor_forward"] + tensor, sums["tensor_backward"] + tensor
         for name, seconds in zip(
@@ -85,15 +95,33 @@ def layer_time(problem: Problem, s: Strategy) -> LayerTime:
             sums[name] = sums[name] + share * seconds
         if isinstance(layer.ffn, MoE):
             sums["expert"] = sums["expert"] + share * expert_s(problem, layer.ffn, s, shape)
-    sums["embedding"] = _seconds(problem, embedding_forward(arch, shape), s, "forward") + _seconds(
-        problem, () if work.adapter_rank else embedding_backward(arch, shape), s, "backward"
-    )
-    head = _seconds(problem, head_forward(arch, shape), s, "forward") + _seconds(
-        problem, without_weight_gradients(head_backward(arch, shape), work.adapter_rank), s, "backward"
-    )
-    sums["head"] = head * (1.0 + len(arch.mtp))
-    for layer in arch.mtp:
-        sums["head"] = sums["head"] + _seconds(problem, problem.forward(layer, shape), s, "forward")
-        sums["head"] = sums["head"] + _seconds(problem, problem.backward(layer, shape), s, "backward")
+    _ends(problem, s, sums)
     sums["head_tensor"] = 2.0 * reduce_s
     return LayerTime(**sums)
+
+
+def _weight_gradient_s(problem: Problem, ops: tuple[Operator, ...], s: Strategy) -> Num:
+    """Kernels of a backward whose result is a weight gradient; 0 for stacks whose schedules never part them from the rest."""
+    if not problem.stack.splits_backward:
+        return 0.0
+    return _seconds(problem, tuple(op for op in ops if op.name.endswith(".wgrad")), s, "backward")
+
+
+def _ends(problem: Problem, s: Strategy, sums: dict[str, Num]) -> None:
+    """Add embedding, head and multi-token-prediction layers, which run with the head."""
+    shape, work = problem.shape(s), problem.work
+    arch, rank = work.arch, work.adapter_rank
+    sums["embedding_forward"] = _seconds(problem, embedding_forward(arch, shape), s, "forward")
+    backward = () if rank else embedding_backward(arch, shape)
+    sums["embedding"] = sums["embedding_forward"] + _seconds(problem, backward, s, "backward")
+    backward = without_weight_gradients(head_backward(arch, shape), rank)
+    times = 1.0 + len(arch.mtp)
+    forward_s = times * _seconds(problem, head_forward(arch, shape), s, "forward")
+    backward_s = times * _seconds(problem, backward, s, "backward")
+    weight_s = times * _weight_gradient_s(problem, backward, s)
+    for layer in arch.mtp:
+        backward = problem.backward(layer, shape)
+        forward_s = forward_s + _seconds(problem, problem.forward(layer, shape), s, "forward")
+        backward_s = backward_s + _seconds(problem, backward, s, "backward")
+        weight_s = weight_s + _weight_gradient_s(problem, backward, s)
+    sums["head"], sums["head_forward"], sums["head_weight_gradient"] = forward_s + backward_s, forward_s, weight_s

@@ -1,14 +1,21 @@
-"""Pipeline: how layers fall on stages, and how long 1F1B and interleaved schedules take over unequal stages."""
+"""Pipeline: how layers fall on stages, and how long a schedule takes over stages of unequal length.
+
+Stages are a first one with the embedding, equal middle ones and a last one with the head. For this family the longest path
+through the forwards and backwards of a step has few shapes, so a step takes the maximum of a few sums. Derived from the order
+in which a rank runs them; ``tests/against`` holds the sums against an event walk of that order.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from suanchou.model.operators import Num
 
-__all__ = ["StageLayers", "bubble_s", "in_flight", "stage_layers"]
+__all__ = ["Halves", "StageLayers", "in_flight", "interleaved_s", "one_f_one_b_s", "pipeline_s", "stage_layers"]
 
 
 class StageLayers(NamedTuple):
@@ -17,6 +24,26 @@ class StageLayers(NamedTuple):
     first: Num
     middle: Num
     last: Num
+
+
+class Halves(NamedTuple):
+    """Seconds of one micro-batch forward and backward."""
+
+    forward: Num
+    backward: Num
+
+    @property
+    def total(self) -> Num:
+        """Forward and backward."""
+        return self.forward + self.backward
+
+    def times(self, count: Num) -> Halves:
+        """``count`` of these in a row."""
+        return Halves(count * self.forward, count * self.backward)
+
+    def plus(self, other: Halves, share: Num = 1.0) -> Halves:
+        """These and ``share`` of the other ones."""
+        return Halves(self.forward + share * other.forward, self.backward + share * other.backward)
 
 
 def stage_layers(n_layer: int, pp: Num, virtual: Num) -> StageLayers:
@@ -50,10 +77,140 @@ def in_flight(pp: Num, virtual: Num, micro_batches: Num, stage: Num = 0) -> Num:
     return held
 
 
-def bubble_s(stage_sum_s: Num, slowest_s: Num, virtual: Num) -> Num:
-    """Time a step is longer than the slowest stage's work: fill and drain.
+def pipeline_s(n_layer: int, pp: Num, virtual: Num, m: Num, layer: Halves, embedding: Halves, head: Halves) -> Num:
+    """Seconds from the first forward to the last backward of ``m`` micro-batches, without sends.
 
-    ``(sum of stage times - slowest) / virtual``, forward plus backward of one micro-batch each. For equal stages this is
-    ``(p - 1) t / v`` (Narayanan et al. 2021, section 2.2).
+    ``layer`` is one layer; layers fall on stages as :func:`stage_layers` says. Exact, but for the cases that
+    :func:`interleaved_s` names.
     """
-    return (stage_sum_s - slowest_s) / virtual
+    args = (pp, virtual, m, *layer, *embedding, *head)
+
+    def plain(*rows: Num) -> Num:
+        return _plain_s(n_layer, *rows)
+
+    def chunked(*rows: Num) -> Num:
+        return _chunked_s(n_layer, *rows)
+
+    return either(np.asarray(virtual) > 1, chunked, plain, args)
+
+
+def either(test: NDArray[np.bool_], yes: Callable[..., Num], no: Callable[..., Num], args: tuple[Num, ...]) -> Num:
+    """``np.where(test, yes(*args), no(*args))``, computing each side only on the rows (first axis) that need it.
+
+    ``test`` holds one value, or one for each row.
+    """
+    if test.all() or not test.any():
+        return yes(*args) if test.all() else no(*args)
+    arrays = [np.asarray(value) for value in args]
+    shape = np.broadcast_shapes(test.shape, *(array.shape for array in arrays))
+    found = np.empty(shape)
+    for rows, side in ((test.ravel(), yes), (~test.ravel(), no)):
+        same = [array.ndim == len(shape) and array.shape[0] == shape[0] for array in arrays]
+        found[rows] = side(*(array[rows] if whole else array for array, whole in zip(arrays, same, strict=True)))
+    return found
+
+
+def _plain_s(n_layer: int, pp: Num, virtual: Num, m: Num, *seconds: Num) -> Num:
+    layer, embedding, head = Halves(*seconds[:2]), Halves(*seconds[2:4]), Halves(*seconds[4:])
+    layers = stage_layers(n_layer, pp, virtual)
+    single = np.asarray(pp) == 1
+    first = layer.times(np.where(single, 0.0, layers.first)).plus(embedding, np.where(single, 0.0, 1.0))
+    last = layer.times(layers.last).plus(head).plus(embedding, np.where(single, 1.0, 0.0))
+    fewer = np.floor(n_layer / np.asarray(pp, dtype=float))
+    longer = np.minimum(n_layer - fewer * pp, np.maximum(pp - 2.0, 0.0))
+    n_short = np.where(longer > 0, np.maximum(pp - 2.0, 0.0) - longer, 0.0)
+    return one_f_one_b_s(pp, m, first, layer.times(layers.middle), last, n_short, layer.times(fewer))
+
+
+def _chunked_s(n_layer: int, pp: Num, virtual: Num, m: Num, *seconds: Num) -> Num:
+    layer, embedding, head = Halves(*seconds[:2]), Halves(*seconds[2:4]), Halves(*seconds[4:])
+    chunks = np.asarray(pp) * virtual
+    short = np.where(n_layer % chunks != 0, 1.0, 0.0)
+    size = (n_layer + 2.0 * short) / chunks
+    outer = layer.times(size - short)
+    return interleaved_s(pp, virtual, m, outer.plus(embedding), layer.times(size), outer.plus(head))
+
+
+def one_f_one_b_s(
+    pp: Num, m: Num, first: Halves, middle: Halves, last: Halves, n_short: Num = 0.0, short: Halves | None = None
+) -> Num:
+    """1F1B over stages ``first``, ``n_short`` times ``short``, ``middle`` and ``last``, in seconds of one micro-batch. Exact.
+
+    There are ``pp`` stages; ``short`` ones take no longer than ``middle`` ones, forward and backward. With one stage ``first``
+    must be nothing.
+
+    Rank ``r`` starts with ``w = pp - 1 - r`` forwards. The longest path runs down to some stage ``l`` and back to the stage
+    ``j`` that it goes round for the rest of the step, ``m - 1 - w_j`` times; then it does the same in reverse. On its way it
+    may wait for the forwards that fill a stage, or the backwards that drain it: the longest one up to ``l``, ``w_l`` times.
+    """
+    short = middle if short is None else short
+    between = np.maximum(np.asarray(pp, dtype=float) - 2.0, 0.0)
+    n_middle = between - n_short
+    many, lacking = n_middle > 0, np.asarray(m) < pp
+    before = first.total + n_short * short.total
+    around, last_s = n_short * short.total + n_middle * middle.total, last.total
+    slow_f = np.where(many, np.maximum(first.forward, middle.forward), first.forward)
+    slow_b = np.where(many, np.maximum(first.backward, middle.backward), first.backward)
+    far_f, far_b = np.maximum(last_s, slow_f), np.maximum(last_s, slow_b)
+    # Round the last stage: down to it once, and back once.
+    found = first.total + around + m * last_s
+    # Round the first one: filled while it is busy, or by a trip to the end of the pipeline; drained likewise.
+    trips = np.maximum((pp - 1.0) * first.forward, around + far_f) + np.maximum((pp - 1.0) * first.backward, around + far_b)
+    round_first = trips + (m - pp + 1.0) * first.total
+    found = np.maximum(found, np.where((np.asarray(pp) > 1) & ~lacking, round_first, 0.0))
+    # Round a middle one, the foremost that goes round at all: it has the most ways to fill.
+    j = np.maximum(n_short + 1.0, pp - m)
+    trip, wait = (between - j) * middle.total, pp - 1.0 - j
+    trips = np.maximum(wait * slow_f, trip + far_f) + np.maximum(wait * slow_b, trip + far_b)
+    round_middle = before + trips + (m - pp + 2.0 * j - n_short) * middle.total
+    found = np.maximum(found, np.where(many & (np.asarray(m) > 1), round_middle, 0.0))
+    j = pp - m
+    few = lacking & (j <= n_short)
+    if few.any():
+        # Too few micro-batches to go round anything: a short stage may wait for all of them.
+        trip = (n_short - j) * short.total + n_middle * middle.total
+        all_f = np.maximum((m - 1.0) * np.maximum(first.forward, short.forward), trip + far_f)
+        all_b = np.maximum((m - 1.0) * np.maximum(first.backward, short.backward), trip + far_b)
+        found = np.maximum(found, np.where(few, first.total + j * short.total + all_f + all_b, 0.0))
+    longest: Num = found
+    return longest
+
+
+def interleaved_s(pp: Num, virtual: Num, m: Num, first: Halves, middle: Halves, last: Halves) -> Num:
+    """Interleaved 1F1B of ``virtual`` chunks on each of ``pp >= 2`` stages; ``m`` a multiple of ``pp``.
+
+    ``first`` and ``last`` are the first and the last chunk of all, ``middle`` every other, in seconds of one micro-batch. Exact
+    on three stages or more where the first chunk takes no longer than the middle ones or the last one, and either backward is
+    forward times the same number of at least one in every chunk, or the outer chunks take no less than the middle ones. On two
+    stages with outer chunks that take less, even with the head, the path may zigzag: too short by at most 0.5 % where an outer
+    chunk has at least half the layers of the others, by at most 20 % where it has none.
+    """
+    return either(np.asarray(pp) > 2, _over_many, _over_two, (pp, virtual, m, *first, *middle, *last))
+
+
+def _by_last(pp: Num, virtual: Num, m: Num, first: Halves, middle: Halves, last: Halves) -> Num:
+    """Round the last rank: down to it and back, and all its chunks.
+
+    While the first rank deals a round of micro-batches, each brings its embedding to the path.
+    """
+    dealt = np.maximum(first.forward - middle.forward, 0.0) + np.maximum(first.backward - middle.backward, 0.0)
+    rounds = m * (virtual - 1.0) + pp - 2.0
+    found: Num = rounds * middle.total + m * last.total + first.total + (pp - 1.0) * dealt
+    return found
+
+
+def _over_many(pp: Num, virtual: Num, m: Num, *seconds: Num) -> Num:
+    first, middle, last = Halves(*seconds[:2]), Halves(*seconds[2:4]), Halves(*seconds[4:])
+    by_last = _by_last(pp, virtual, m, first, middle, last)
+    turn = np.maximum(last.total, 2.0 * middle.forward) + np.maximum(last.total, 2.0 * middle.backward)
+    return np.maximum(by_last, by_last + turn + (m - 3.0) * middle.total - m * last.total)
+
+
+def _over_two(pp: Num, virtual: Num, m: Num, *seconds: Num) -> Num:
+    first, middle, last = Halves(*seconds[:2]), Halves(*seconds[2:4]), Halves(*seconds[4:])
+    by_last = _by_last(pp, virtual, m, first, middle, last)
+    later = m * (virtual - 1.0)
+    by_first = (later + 1.0) * middle.total + (m - 1.0) * first.total
+    turned = by_first - middle.forward - first.forward + last.total
+    longest: Num = np.maximum(np.maximum(by_last, by_last + middle.backward - last.total), np.maximum(by_first, turned))
+    return longest

@@ -25,7 +25,7 @@ from suanchou.training.time import step_time
 
 __all__ = ["TIE_FRAC", "Candidate", "Found", "Tables", "high_memory", "lower_bound_s", "peak_memory", "search", "tables"]
 
-CHUNK = 400_000
+CHUNK = 100_000
 """Candidates priced at once: about twenty arrays of this length live at the same time."""
 
 LAYER_KEY = ("tp", "cp", "ep", "micro_batch", "sp", "ulysses", "fp8")

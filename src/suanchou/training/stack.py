@@ -10,6 +10,7 @@ from typing import Any
 from suanchou.catalog import catalogue
 from suanchou.catalog.records import Cell
 from suanchou.errors import SpecError
+from suanchou.training.schedule import SCHEDULES
 
 __all__ = ["Stack", "default_stack", "stack"]
 
@@ -44,6 +45,12 @@ class Stack:
     allocator_frac: float
     allocator_high_frac: float
     sources: Mapping[str, str]
+    schedules: tuple[str, ...]
+
+    @property
+    def splits_backward(self) -> bool:
+        """Whether one of its schedules computes weight gradients apart from the rest of the backward."""
+        return any(SCHEDULES[name].splits_backward for name in self.schedules)
 
 
 def _cells(name: str) -> dict[str, Cell]:
@@ -91,6 +98,7 @@ _VALUE: Mapping[str, Callable[[Any], Any]] = {
     "attention": str,
     "fused": bool,
     "zero_stages": lambda text: tuple(json.loads(text)),
+    "schedules": lambda text: tuple(json.loads(text)),
 }
 
 

@@ -23,11 +23,11 @@ from suanchou.training.communication import (
 from suanchou.training.defaults import default
 from suanchou.training.layer_time import LayerTime
 from suanchou.training.memory import ActivationTable, shard_count, stage_parameters
-from suanchou.training.pipeline import bubble_s, stage_layers
+from suanchou.training.pipeline import Halves, pipeline_s, stage_layers
 from suanchou.training.problem import Problem
 from suanchou.training.strategy import Strategy
 
-__all__ = ["StageTime", "StepTime", "stage_time", "step_time"]
+__all__ = ["StageTime", "StepHalves", "StepTime", "stage_time", "step_halves", "step_time"]
 
 
 class StageTime(NamedTuple):
@@ -103,8 +103,11 @@ def stage_time(
     problem: Problem, s: Strategy, t: LayerTime, acts: ActivationTable, layers: Num, ends: tuple[Num, Num]
 ) -> StageTime:
     """One micro-batch on a stage of ``layers`` layers; ``ends`` says whether it holds embedding and head (0 or 1)."""
+    return _stage_time(s, t, _streams(problem, s, t, acts), layers, ends)
+
+
+def _stage_time(s: Strategy, t: LayerTime, streams: _Streams, layers: Num, ends: tuple[Num, Num]) -> StageTime:
     tensor = t.tensor_forward + t.tensor_backward + s.full_frac * t.tensor_forward
-    streams = _streams(problem, s, t, acts)
     return StageTime(
         forward=layers * t.forward,
         backward=layers * t.backward,
@@ -118,12 +121,41 @@ def stage_time(
     )
 
 
+class StepHalves(NamedTuple):
+    """One layer, the embedding and the head, forward and backward, with the communication that each waits for."""
+
+    layer: Halves
+    embedding: Halves
+    head: Halves
+
+
+def step_halves(problem: Problem, s: Strategy, t: LayerTime, acts: ActivationTable) -> StepHalves:
+    """The causes of :func:`stage_time` by half: forward, and backward with what is recomputed for it."""
+    return _step_halves(s, t, _streams(problem, s, t, acts))
+
+
+def _step_halves(s: Strategy, t: LayerTime, streams: _Streams) -> StepHalves:
+    forward = t.forward + t.tensor_forward + t.context_forward + t.expert
+    again = _recompute_s(s, t) + s.full_frac * (t.tensor_forward + t.context_forward + t.expert)
+    backward = t.backward + t.tensor_backward + t.context_backward + t.expert + again
+    half_head = t.head_tensor / 2.0
+    return StepHalves(
+        layer=Halves(
+            forward + streams.gather_forward + streams.host_forward, backward + streams.gather_backward + streams.host_backward
+        ),
+        embedding=Halves(t.embedding_forward, t.embedding - t.embedding_forward),
+        head=Halves(t.head_forward + half_head, t.head - t.head_forward + half_head),
+    )
+
+
 def step_time(problem: Problem, s: Strategy, t: LayerTime, acts: ActivationTable) -> StepTime:
     """Seconds of one step; fields of ``s`` broadcast, ``t`` and ``acts`` must broadcast with its layout fields."""
     m = s.micro_batches(problem.work)
     single: Num = np.where(np.asarray(s.pp) == 1, 1.0, 0.0)
     layers = stage_layers(problem.n_layer, s.pp, s.virtual)
-    per_layer = stage_time(problem, s, t, acts, 1.0, (0.0, 0.0)).total
+    streams = _streams(problem, s, t, acts)
+    halves = _step_halves(s, t, streams)
+    per_layer = halves.layer.total
     embedding, head = t.embedding, t.head + t.head_tensor
     first = layers.first * per_layer + embedding + single * head
     middle = layers.middle * per_layer
@@ -131,10 +163,10 @@ def step_time(problem: Problem, s: Strategy, t: LayerTime, acts: ActivationTable
     is_last, is_middle = (last > first) & (last > middle), (middle >= last) & (middle > first)
     n_layer = np.where(is_last, layers.last, np.where(is_middle, layers.middle, layers.first))
     ends = np.where(is_last | is_middle, single, 1.0), np.where(is_last, 1.0, single)
-    slowest = stage_time(problem, s, t, acts, n_layer, ends)
+    slowest = _stage_time(s, t, streams, n_layer, ends)
     longest = np.maximum(np.maximum(first, middle), last)
-    bubble = bubble_s(problem.n_layer * per_layer + embedding + head, longest, s.virtual)
-    free_forward, free_backward = _network_free_s(problem, s, t, acts)
+    bubble = pipeline_s(problem.n_layer, s.pp, s.virtual, m, *halves) - m * longest
+    free_forward, free_backward = _network_free_s(s, t, streams)
     return StepTime(
         micro_batches=m,
         slowest=slowest,
@@ -146,9 +178,8 @@ def step_time(problem: Problem, s: Strategy, t: LayerTime, acts: ActivationTable
     )
 
 
-def _network_free_s(problem: Problem, s: Strategy, t: LayerTime, acts: ActivationTable) -> tuple[Num, Num]:
+def _network_free_s(s: Strategy, t: LayerTime, streams: _Streams) -> tuple[Num, Num]:
     """How long the network stands free while one layer runs forward, and backward: wall time less gathers and CP ring."""
-    streams = _streams(problem, s, t, acts)
     forward = t.forward + t.context_forward + streams.gather_forward + streams.host_forward
     backward = t.backward + _recompute_s(s, t) + t.context_backward + streams.gather_backward + streams.host_backward
     return (
