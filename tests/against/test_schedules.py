@@ -100,7 +100,7 @@ def test_1f1b_is_exact(closed, p, m, n_layer, embedding, head):
     assert closed(n_layer, p, 1, m, embedding, head) == pytest.approx(exact, rel=1e-9)
 
 
-halves = st.builds(Halves, st.floats(0, 4), st.floats(0, 4))
+halves = st.builds(Halves, st.floats(0, 4), st.floats(0, 4), st.just(0.0))
 
 
 @settings(derandomize=True, max_examples=600, deadline=None)
@@ -138,11 +138,8 @@ def test_interleaved_is_exact_where_backward_is_a_multiple_of_forward(p, v, roun
     assert found == pytest.approx(exact, rel=1e-9)
 
 
-longer = st.builds(Halves, st.floats(0, 4), st.floats(0, 4))
-
-
 @settings(derandomize=True, max_examples=300, deadline=None)
-@given(p=degrees, v=st.integers(2, 5), rounds=st.integers(1, 4), middle=halves, head=longer)
+@given(p=degrees, v=st.integers(2, 5), rounds=st.integers(1, 4), middle=halves, head=halves)
 def test_interleaved_is_exact_where_the_last_chunk_is_longer(p, v, rounds, middle, head):
     exact, found = interleaved(p, v, p * rounds, middle, middle, middle.plus(head))
     assert found == pytest.approx(exact, rel=1e-9, abs=1e-12)

@@ -47,6 +47,7 @@ def _pins(texts: tuple[str, ...]) -> dict[str, int]:
 @option("--usd-per-hour", type=float, metavar="USD", help=N_("Rent of one accelerator per hour."))
 @option("--region", metavar="NAME", help=N_("Where power is bought; see: suanchou catalog list regions."))
 @option("--pin", multiple=True, metavar="NAME=DEGREE", help=N_("Keep a degree, for example tp=8; may be repeated."))
+@option("--schedule", metavar="NAME", help=N_("Pipeline schedule to keep: 1f1b, zb-h1, zb-v or dualpipe."))
 @option("--offload/--no-offload", default=None, help=N_("Whether host memory may hold states; if needed, by default."))
 @option("--rivals", type=int, metavar="COUNT", help=N_("How many losing plans to show (5)."))
 @option("--exhaustive", is_flag=True, default=None, help=N_("Price every strategy; fills the frontier of time and memory."))

@@ -8,7 +8,7 @@ import numpy as np
 
 from suanchou.model.activations import embedding_activation_byte, head_activation_byte, layer_activation_byte
 from suanchou.model.operators import Num, Recompute
-from suanchou.training.pipeline import in_flight, stage_layers
+from suanchou.training.pipeline import in_flight, parameter_copies, stage_ends, stage_layers
 from suanchou.training.problem import Problem, ShardSum
 from suanchou.training.stack import Stack
 from suanchou.training.strategy import Strategy
@@ -111,8 +111,8 @@ def _per_rank(total: ShardSum, kv_ways: float, s: Strategy) -> _Parameters:
 
 
 def stage_parameters(problem: Problem, s: Strategy, stage: str) -> _Parameters:
-    """Parameters of one rank, dense and expert, before ZeRO."""
-    layers = getattr(stage_layers(problem.n_layer, s.pp, s.virtual), stage)
+    """Parameters of one rank, dense and expert, before ZeRO; of both its stages in DualPipe."""
+    layers = parameter_copies(s.schedule) * getattr(stage_layers(problem.n_layer, s.pp, s.virtual, s.schedule), stage)
     dense: Num = 0.0
     expert: Num = 0.0
     for kind in problem.kinds:
@@ -120,9 +120,8 @@ def stage_parameters(problem: Problem, s: Strategy, stage: str) -> _Parameters:
         dense, expert = dense + layers * kind.share * one.dense, expert + layers * kind.share * one.expert
     single = np.asarray(s.pp) == 1
     first, last = (_per_rank(end, 1, s) for end in problem.ends)
-    at_first: Num = np.where(single | (stage == "first"), 1.0, 0.0)
-    at_last: Num = np.where(single | (stage == "last"), 1.0, 0.0)
-    copy = np.where(single, 0.0, problem.tied_copy / s.tp)
+    at_first, at_last = stage_ends(s.pp, s.schedule, stage)
+    copy = np.where(single | (at_first * at_last > 0), 0.0, problem.tied_copy / s.tp)
     dense = dense + at_first * first.dense + at_last * (last.dense + copy)
     return _Parameters(dense, expert + at_last * last.expert)
 
@@ -144,17 +143,17 @@ def stage_memory(problem: Problem, s: Strategy, acts: ActivationTable, stage: st
         split_expert = np.where(z >= from_zero, n_expert, 1.0)
         return byte * (dense / split_dense + expert / split_expert)
 
-    layers = stage_layers(problem.n_layer, s.pp, s.virtual)
+    layers = stage_layers(problem.n_layer, s.pp, s.virtual, s.schedule)
     n_layer = getattr(layers, stage)
     index = {"first": 0.0, "middle": np.minimum(1.0, s.pp - 1.0), "last": s.pp - 1.0}[stage]
-    held = in_flight(s.pp, s.virtual, s.micro_batches(problem.work), index)
+    held = in_flight(s.pp, s.virtual, s.micro_batches(problem.work), index, s.schedule)
     kept = acts.none + (acts.selective - acts.none) * s.selective
     per_layer = kept + (acts.full - kept) * s.full_frac
     recompute_work = np.where(np.asarray(s.full_frac) > 0, acts.none, 0.0)
     on_device = np.where(np.asarray(s.offload_activation) > 0, np.minimum(2.0, n_layer * held), n_layer * held)
-    single = np.asarray(s.pp) == 1
-    embedding = np.where(single | (stage == "first"), acts.embedding * held, 0.0)
-    head = np.where(single | (stage == "last"), acts.head, 0.0)
+    at_first, at_last = stage_ends(s.pp, s.schedule, stage)
+    embedding = at_first * acts.embedding * held
+    head = at_last * acts.head
     optimizer = state(stack.optimizer_byte * problem.trained_frac, 1) * (1.0 - s.offload_optimizer)
     weight, gradient = (
         state(stack.weight_byte, 3) * (1.0 - s.offload_weight),
@@ -184,7 +183,8 @@ def host_byte(problem: Problem, s: Strategy, acts: ActivationTable) -> Num:
         split_expert = np.where(z >= from_zero, shard_count(problem, s, expert=True), 1.0)
         return byte * (dense / split_dense + expert / split_expert)
 
-    held = in_flight(s.pp, s.virtual, s.micro_batches(problem.work)) * stage_layers(problem.n_layer, s.pp, s.virtual).first
+    layers = stage_layers(problem.n_layer, s.pp, s.virtual, s.schedule).first
+    held = in_flight(s.pp, s.virtual, s.micro_batches(problem.work), 0, s.schedule) * layers
     kept = acts.none + (acts.selective - acts.none) * s.selective
     activation = s.offload_activation * (kept + (acts.full - kept) * s.full_frac) * held
     states = s.offload_optimizer * state(stack.optimizer_byte * problem.trained_frac, 1) + s.offload_weight * state(

@@ -1,4 +1,4 @@
-"""Pipeline: how layers fall on stages, and how long a schedule takes over stages of unequal length.
+"""Pipeline: how layers fall on ranks, and how long a schedule takes over stages of unequal length.
 
 Stages are a first one with the embedding, equal middle ones and a last one with the head. For this family the longest path
 through the forwards and backwards of a step has few shapes, so a step takes the maximum of a few sums. Derived from the order
@@ -8,14 +8,27 @@ in which a rank runs them; ``tests/against`` holds the sums against an event wal
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from suanchou.model.operators import Num
+from suanchou.training.schedule import SCHEDULES
+from suanchou.training.zero_bubble import split_backward_s
 
-__all__ = ["Halves", "StageLayers", "in_flight", "interleaved_s", "one_f_one_b_s", "pipeline_s", "stage_layers"]
+__all__ = [
+    "Halves",
+    "StageLayers",
+    "in_flight",
+    "interleaved_s",
+    "one_f_one_b_s",
+    "parameter_copies",
+    "pipeline_s",
+    "stage_ends",
+    "stage_layers",
+]
 
 
 class StageLayers(NamedTuple):
@@ -27,10 +40,11 @@ class StageLayers(NamedTuple):
 
 
 class Halves(NamedTuple):
-    """Seconds of one micro-batch forward and backward."""
+    """Seconds of one micro-batch forward and backward; ``weight`` is the part of backward for weight gradients only."""
 
     forward: Num
     backward: Num
+    weight: Num = 0.0
 
     @property
     def total(self) -> Num:
@@ -39,19 +53,27 @@ class Halves(NamedTuple):
 
     def times(self, count: Num) -> Halves:
         """``count`` of these in a row."""
-        return Halves(count * self.forward, count * self.backward)
+        return Halves(count * self.forward, count * self.backward, count * self.weight)
 
     def plus(self, other: Halves, share: Num = 1.0) -> Halves:
         """These and ``share`` of the other ones."""
-        return Halves(self.forward + share * other.forward, self.backward + share * other.backward)
+        return Halves(
+            self.forward + share * other.forward, self.backward + share * other.backward, self.weight + share * other.weight
+        )
+
+    @property
+    def split(self) -> tuple[Num, Num, Num]:
+        """Forward, gradient of the input, weight gradient."""
+        return self.forward, self.backward - self.weight, self.weight
 
 
-def stage_layers(n_layer: int, pp: Num, virtual: Num) -> StageLayers:
-    """Layers per stage.
+def stage_layers(n_layer: int, pp: Num, virtual: Num, schedule: Num = 0) -> StageLayers:
+    """Layers that a rank runs for one micro-batch: on the first rank, the fullest middle one and the last one.
 
     1F1B takes any number: what is left over goes to middle stages first, then to the first one, never to the last, which also
     holds the head. Interleaved chunks are equal; where ``n_layer`` does not divide, embedding and head count as a layer each
-    and the outer stages hold one layer less (Megatron-LM ``--account-for-embedding-in-pipeline-split``).
+    and the outer chunks hold one layer less (Megatron-LM ``--account-for-embedding-in-pipeline-split``). In ZB-V the first rank
+    holds both outer chunks; in DualPipe the outer ranks run the first and the last stage, each for half the micro-batches.
     """
     pp = np.asarray(pp, dtype=float)
     chunks = pp * virtual
@@ -62,36 +84,70 @@ def stage_layers(n_layer: int, pp: Num, virtual: Num) -> StageLayers:
     first = np.where(even, outer, base + ((left > pp - 2) & (left > 0)))
     middle = np.where(even, outer + 1, base + (left > 0))
     last = np.where(even, outer, base)
-    return StageLayers(first, np.where(pp > 2, middle, np.minimum(first, last)), last)
+    middle = np.where(pp > 2, middle, np.minimum(first, last))
+    schedule = np.asarray(schedule)
+    if schedule.any():
+        folded, both = (schedule == SCHEDULES["zb-v"].code) & even, schedule == SCHEDULES["dualpipe"].code
+        mean = (first + last) / 2.0
+        first = np.where(both, mean, first - folded)
+        last = np.where(both, mean, last + folded)
+    return StageLayers(first, middle, last)
 
 
-def in_flight(pp: Num, virtual: Num, micro_batches: Num, stage: Num = 0) -> Num:
-    """Micro-batches whose activations stage ``stage`` holds at once.
+def stage_ends(pp: Num, schedule: Num, stage: str) -> tuple[Num, Num]:
+    """Whether (1 or 0) the ``first``, ``middle`` or ``last`` rank holds the embedding, and the head."""
+    single = np.asarray(pp) == 1
+    folded = np.asarray(schedule) == SCHEDULES["zb-v"].code
+    both = np.asarray(schedule) == SCHEDULES["dualpipe"].code
+    embedding = single | (stage == "first") | (both & (stage == "last"))
+    head = single | ((stage == "first") & (folded | both)) | ((stage == "last") & ~folded)
+    return np.where(embedding, 1.0, 0.0), np.where(head, 1.0, 0.0)
+
+
+def parameter_copies(schedule: Num) -> Num:
+    """Stages whose parameters a rank holds: two in DualPipe, which runs micro-batches from both ends of the model."""
+    copies: Num = np.where(np.asarray(schedule) == SCHEDULES["dualpipe"].code, 2.0, 1.0)
+    return copies
+
+
+def in_flight(pp: Num, virtual: Num, micro_batches: Num, stage: Num = 0, schedule: Num = 0) -> Num:
+    """Micro-batches whose activations rank ``stage`` holds at once, each of the layers that :func:`stage_layers` gives.
 
     1F1B: ``pp - stage``. Interleaved: ``2 (pp - stage - 1) + (virtual - 1) pp + 1`` chunks of ``1 / virtual`` micro-batch each
-    (Narayanan et al. 2021). Never more than there are.
+    (Narayanan et al. 2021). ZB-H1 and ZB-V: ``pp`` on every rank, for weight gradients wait (Qi et al. 2023). DualPipe:
+    ``pp + 1`` (DeepSeek-V3). Never more than there are.
     """
     plain = pp - np.asarray(stage)
     interleaved = (2 * (pp - stage - 1) + (virtual - 1) * pp + 1) / virtual
-    held: Num = np.minimum(np.where(np.asarray(virtual) > 1, interleaved, plain), micro_batches)
-    return held
+    held: Num = np.where(np.asarray(virtual) > 1, interleaved, plain)
+    schedule = np.asarray(schedule)
+    if schedule.any():
+        held = np.where(schedule > 0, pp + np.where(schedule == SCHEDULES["dualpipe"].code, 1.0, 0.0), held)
+    return np.minimum(held, micro_batches)
 
 
-def pipeline_s(n_layer: int, pp: Num, virtual: Num, m: Num, layer: Halves, embedding: Halves, head: Halves) -> Num:
+def pipeline_s(
+    n_layer: int, pp: Num, virtual: Num, m: Num, layer: Halves, embedding: Halves, head: Halves, schedule: Num = 0
+) -> Num:
     """Seconds from the first forward to the last backward of ``m`` micro-batches, without sends.
 
-    ``layer`` is one layer; layers fall on stages as :func:`stage_layers` says. Exact, but for the cases that
-    :func:`interleaved_s` names.
+    ``layer`` is one layer; layers fall on stages as :func:`stage_layers` says. Exact for 1F1B; :func:`interleaved_s` and
+    :func:`suanchou.training.zero_bubble.split_backward_s` say how far off the others may be.
     """
     args = (pp, virtual, m, *layer, *embedding, *head)
 
-    def plain(*rows: Num) -> Num:
-        return _plain_s(n_layer, *rows)
+    def usual(*rows: Num) -> Num:
+        return either(np.asarray(rows[1]) > 1, partial(_chunked_s, n_layer), partial(_plain_s, n_layer), rows)
 
-    def chunked(*rows: Num) -> Num:
-        return _chunked_s(n_layer, *rows)
+    def other(code: Num, *rows: Num) -> Num:
+        longest: Num = np.asarray(0.0)
+        for name, item in SCHEDULES.items():
+            if item.code and (mine := np.asarray(code) == item.code).any():
+                longest = np.where(mine, _split_s(name, n_layer, *rows), longest)
+        return longest
 
-    return either(np.asarray(virtual) > 1, chunked, plain, args)
+    codes = np.asarray(schedule)
+    return either(codes > 0, other, lambda code, *rows: usual(*rows), (codes, *args))
 
 
 def either(test: NDArray[np.bool_], yes: Callable[..., Num], no: Callable[..., Num], args: tuple[Num, ...]) -> Num:
@@ -111,7 +167,7 @@ def either(test: NDArray[np.bool_], yes: Callable[..., Num], no: Callable[..., N
 
 
 def _plain_s(n_layer: int, pp: Num, virtual: Num, m: Num, *seconds: Num) -> Num:
-    layer, embedding, head = Halves(*seconds[:2]), Halves(*seconds[2:4]), Halves(*seconds[4:])
+    layer, embedding, head = Halves(*seconds[:3]), Halves(*seconds[3:6]), Halves(*seconds[6:])
     layers = stage_layers(n_layer, pp, virtual)
     single = np.asarray(pp) == 1
     first = layer.times(np.where(single, 0.0, layers.first)).plus(embedding, np.where(single, 0.0, 1.0))
@@ -122,13 +178,27 @@ def _plain_s(n_layer: int, pp: Num, virtual: Num, m: Num, *seconds: Num) -> Num:
     return one_f_one_b_s(pp, m, first, layer.times(layers.middle), last, n_short, layer.times(fewer))
 
 
-def _chunked_s(n_layer: int, pp: Num, virtual: Num, m: Num, *seconds: Num) -> Num:
-    layer, embedding, head = Halves(*seconds[:2]), Halves(*seconds[2:4]), Halves(*seconds[4:])
-    chunks = np.asarray(pp) * virtual
+def _chunks(n_layer: int, chunks: Num, layer: Halves, embedding: Halves, head: Halves) -> tuple[Halves, Halves, Halves]:
+    """First, middle and last chunk; the outer ones are a layer short where embedding and head count as a layer each."""
     short = np.where(n_layer % chunks != 0, 1.0, 0.0)
     size = (n_layer + 2.0 * short) / chunks
     outer = layer.times(size - short)
-    return interleaved_s(pp, virtual, m, outer.plus(embedding), layer.times(size), outer.plus(head))
+    return outer.plus(embedding), layer.times(size), outer.plus(head)
+
+
+def _chunked_s(n_layer: int, pp: Num, virtual: Num, m: Num, *seconds: Num) -> Num:
+    layer, embedding, head = Halves(*seconds[:3]), Halves(*seconds[3:6]), Halves(*seconds[6:])
+    return interleaved_s(pp, virtual, m, *_chunks(n_layer, np.asarray(pp) * virtual, layer, embedding, head))
+
+
+def _split_s(name: str, n_layer: int, pp: Num, virtual: Num, m: Num, *seconds: Num) -> Num:
+    layer, embedding, head = Halves(*seconds[:3]), Halves(*seconds[3:6]), Halves(*seconds[6:])
+    if name == "zb-v":
+        stages = _chunks(n_layer, 2.0 * np.asarray(pp, dtype=float), layer, embedding, head)
+    else:
+        layers = stage_layers(n_layer, pp, virtual)
+        stages = layer.times(layers.first).plus(embedding), layer.times(layers.middle), layer.times(layers.last).plus(head)
+    return split_backward_s(name, pp, m, *(stage.split for stage in stages))
 
 
 def one_f_one_b_s(
@@ -200,14 +270,14 @@ def _by_last(pp: Num, virtual: Num, m: Num, first: Halves, middle: Halves, last:
 
 
 def _over_many(pp: Num, virtual: Num, m: Num, *seconds: Num) -> Num:
-    first, middle, last = Halves(*seconds[:2]), Halves(*seconds[2:4]), Halves(*seconds[4:])
+    first, middle, last = Halves(*seconds[:3]), Halves(*seconds[3:6]), Halves(*seconds[6:])
     by_last = _by_last(pp, virtual, m, first, middle, last)
     turn = np.maximum(last.total, 2.0 * middle.forward) + np.maximum(last.total, 2.0 * middle.backward)
     return np.maximum(by_last, by_last + turn + (m - 3.0) * middle.total - m * last.total)
 
 
 def _over_two(pp: Num, virtual: Num, m: Num, *seconds: Num) -> Num:
-    first, middle, last = Halves(*seconds[:2]), Halves(*seconds[2:4]), Halves(*seconds[4:])
+    first, middle, last = Halves(*seconds[:3]), Halves(*seconds[3:6]), Halves(*seconds[6:])
     by_last = _by_last(pp, virtual, m, first, middle, last)
     later = m * (virtual - 1.0)
     by_first = (later + 1.0) * middle.total + (m - 1.0) * first.total

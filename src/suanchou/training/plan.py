@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from suanchou.errors import Infeasible
+from suanchou.errors import Infeasible, SpecError
 from suanchou.estimate import Estimate
 from suanchou.i18n import _
 from suanchou.machine import training_dtype
@@ -21,6 +21,7 @@ from suanchou.training.explain import step_parts, verdict
 from suanchou.training.price import price, tables_of
 from suanchou.training.problem import Problem
 from suanchou.training.run import run_estimates
+from suanchou.training.schedule import SCHEDULES
 from suanchou.training.search import Candidate, Found, search
 from suanchou.training.stack import Stack, default_stack
 from suanchou.training.stack import stack as stack_named
@@ -214,6 +215,7 @@ def plan(
     goodput: float | None = None,
     usd_per_accelerator_h: float | None = None,
     fixed: Mapping[str, int] | None = None,
+    schedule: str | None = None,
     offload: bool | None = None,
     keep: int = 5,
     exhaustive: bool = False,
@@ -227,7 +229,8 @@ def plan(
     dtype : ``bf16`` or ``fp16``; what the accelerator trains in unless given. ``fp8`` also tries fp8 linear layers.
     objective : ``time`` uses every rank; ``money``, ``energy`` and ``accelerators`` also try fewer of them.
     deadline_s : longest wall time allowed.
-    fixed : layout fields to pin, for example ``{"tp": 8}``. ``offload``: whether host memory may hold
+    fixed : layout fields to pin, for example ``{"tp": 8}``. ``schedule``: pipeline schedule
+        to keep. ``offload``: whether host memory may hold
         states; by default only where nothing fits otherwise.
     keep : rivals to show. ``exhaustive`` prices every strategy, for the frontier.
 
@@ -254,7 +257,7 @@ def plan(
         deadline_s=deadline_s,
         goodput=goodput,
         usd_per_accelerator_h=usd_per_accelerator_h,
-        fixed=fixed or {},
+        fixed=dict(fixed or {}) | _pinned_schedule(software, schedule),
         options=Options.build(software.zero_stages, offload=bool(offload)),
         fp8=fp8,
         keep=keep,
@@ -270,6 +273,18 @@ def plan(
     if not found.best:
         raise _refuse(problem, found, question)
     return _answer(problem, n_rank, found, question, software)
+
+
+def _pinned_schedule(software: Stack, name: str | None) -> dict[str, int]:
+    if name is None:
+        return {}
+    if name not in software.schedules:
+        raise SpecError(
+            f"stack {software.name} has no pipeline schedule {name!r}",
+            where="--schedule",
+            hint=f"it has {', '.join(software.schedules)}; --stack names another",
+        )
+    return {"schedule": SCHEDULES[name].code}
 
 
 def _answer(problem: Problem, n_rank: int, found: Found, q: _Question, software: Stack) -> Plan:

@@ -194,7 +194,8 @@ def search(
     MissingData : the accelerator lacks a needed figure.
     """
     options = options or Options.build(problem.stack.zero_stages)
-    layout, refused_layouts = layouts(problem.work, n_rank or problem.cluster.n_accelerator, fp8=fp8, fixed=fixed)
+    ranks, schedules = n_rank or problem.cluster.n_accelerator, problem.stack.schedules
+    layout, refused_layouts = layouts(problem.work, ranks, fp8=fp8, fixed=fixed, schedules=schedules)
     n = int(np.asarray(layout.tp).shape[0])
     refused = Counter({reason: count * options.size for reason, count in refused_layouts.items()})
     walk = _Walk(_Best(*(np.zeros(0, dtype=t) for t in (np.intp, np.intp, float, float))))

@@ -22,8 +22,8 @@ from suanchou.training.communication import (
 )
 from suanchou.training.defaults import default
 from suanchou.training.layer_time import LayerTime
-from suanchou.training.memory import ActivationTable, shard_count, stage_parameters
-from suanchou.training.pipeline import Halves, pipeline_s, stage_layers
+from suanchou.training.memory import STAGES, ActivationTable, shard_count, stage_parameters
+from suanchou.training.pipeline import Halves, parameter_copies, pipeline_s, stage_ends, stage_layers
 from suanchou.training.problem import Problem
 from suanchou.training.strategy import Strategy
 
@@ -141,36 +141,39 @@ def _step_halves(s: Strategy, t: LayerTime, streams: _Streams) -> StepHalves:
     half_head = t.head_tensor / 2.0
     return StepHalves(
         layer=Halves(
-            forward + streams.gather_forward + streams.host_forward, backward + streams.gather_backward + streams.host_backward
+            forward + streams.gather_forward + streams.host_forward,
+            backward + streams.gather_backward + streams.host_backward,
+            t.weight_gradient,
         ),
-        embedding=Halves(t.embedding_forward, t.embedding - t.embedding_forward),
-        head=Halves(t.head_forward + half_head, t.head - t.head_forward + half_head),
+        embedding=Halves(t.embedding_forward, t.embedding - t.embedding_forward, t.embedding - t.embedding_forward),
+        head=Halves(t.head_forward + half_head, t.head - t.head_forward + half_head, t.head_weight_gradient),
     )
 
 
 def step_time(problem: Problem, s: Strategy, t: LayerTime, acts: ActivationTable) -> StepTime:
     """Seconds of one step; fields of ``s`` broadcast, ``t`` and ``acts`` must broadcast with its layout fields."""
     m = s.micro_batches(problem.work)
-    single: Num = np.where(np.asarray(s.pp) == 1, 1.0, 0.0)
-    layers = stage_layers(problem.n_layer, s.pp, s.virtual)
+    layers = stage_layers(problem.n_layer, s.pp, s.virtual, s.schedule)
     streams = _streams(problem, s, t, acts)
     halves = _step_halves(s, t, streams)
-    per_layer = halves.layer.total
-    embedding, head = t.embedding, t.head + t.head_tensor
-    first = layers.first * per_layer + embedding + single * head
+    per_layer, embedding, head = halves.layer.total, t.embedding, t.head + t.head_tensor
+    # A rank that holds two stages runs each for half the micro-batches.
+    copies = parameter_copies(s.schedule)
+    at = {stage: tuple(end / copies for end in stage_ends(s.pp, s.schedule, stage)) for stage in STAGES}
+    first = layers.first * per_layer + at["first"][0] * embedding + at["first"][1] * head
     middle = layers.middle * per_layer
-    last = layers.last * per_layer + single * embedding + head
+    last = layers.last * per_layer + at["last"][0] * embedding + at["last"][1] * head
     is_last, is_middle = (last > first) & (last > middle), (middle >= last) & (middle > first)
     n_layer = np.where(is_last, layers.last, np.where(is_middle, layers.middle, layers.first))
-    ends = np.where(is_last | is_middle, single, 1.0), np.where(is_last, 1.0, single)
-    slowest = _stage_time(s, t, streams, n_layer, ends)
+    ends = [np.where(is_last, at["last"][i], np.where(is_middle, at["middle"][i], at["first"][i])) for i in range(2)]
+    slowest = _stage_time(s, t, streams, n_layer, (ends[0], ends[1]))
     longest = np.maximum(np.maximum(first, middle), last)
-    bubble = pipeline_s(problem.n_layer, s.pp, s.virtual, m, *halves) - m * longest
+    pipeline = pipeline_s(problem.n_layer, s.pp, s.virtual, m, *halves, s.schedule)
     free_forward, free_backward = _network_free_s(s, t, streams)
     return StepTime(
         micro_batches=m,
         slowest=slowest,
-        bubble=bubble,
+        bubble=np.maximum(pipeline - m * longest, 0.0),
         pipeline_send=send_s(problem, s, m),
         gradient_reduce=gradient_reduce_s(problem, s, n_layer * free_backward),
         parameter_gather=parameter_gather_s(problem, s, n_layer * free_forward),
