@@ -90,7 +90,10 @@ def test_the_walk_is_the_least_that_meets_every_constraint(data, name, seconds):
 @settings(derandomize=True, max_examples=60, deadline=None)
 @given(data=st.data(), f=st.floats(0.8, 1.0), b=st.floats(1.0, 1.6), w=st.floats(0.5, 0.8))
 def test_bubbles_of_equal_stages_are_the_published_ones(data, f, b, w):
-    """Qi et al. 2023: ZB-H1 ``(p - 1) (F + B - W)``. DeepSeek-V3: DualPipe ``(p / 2 - 1) (F&B + B - 3 W)`` with B whole; for ``W <= F <= B``."""
+    """Qi et al. 2023: ZB-H1 ``(p - 1) (F + B - W)``. DeepSeek-V3: DualPipe ``(p / 2 - 1) (F&B + B - 3 W)`` with B whole.
+
+    For ``W <= F <= B``, B of ZB-H1 being the gradient of the input.
+    """
     whole = b + w
     for name in ("zb-h1", "dualpipe"):
         p, m = data.draw(shapes(name))
@@ -117,7 +120,7 @@ def test_zb_v_leaves_each_rank_no_gap_where_the_phases_are_equal():
             assert rank[-1].end_s - rank[0].start_s == pytest.approx(6 * m, abs=p)
 
 
-@pytest.mark.parametrize(("name", "bound"), [("zb-h1", 0.01), ("zb-v", 0.06), ("dualpipe", 0.06)])
+@pytest.mark.parametrize(("name", "bound"), [("zb-h1", 0.005), ("zb-v", 0.03), ("dualpipe", 0.03)])
 def test_unequal_stages_are_never_too_long_and_little_too_short(name, bound):
     """Embedding of at most 0.3 and head of at most 3 layers on stages of 1 to 8; outer ones hold as many or one less."""
     exact = []
@@ -128,7 +131,7 @@ def test_unequal_stages_are_never_too_long_and_little_too_short(name, bound):
         layers=st.integers(1, 8),
         less=st.booleans(),
         b=st.floats(1, 1.6),
-        w=st.floats(0.5, 1.1),
+        w=st.floats(0.5, 1.2),
         embedding=st.floats(0, 0.3),
         head=st.floats(0, 3),
     )
@@ -143,7 +146,7 @@ def test_unequal_stages_are_never_too_long_and_little_too_short(name, bound):
         exact.append(abs(found / step - 1) < 1e-9)
 
     check()
-    assert sum(exact) > 0.75 * len(exact)
+    assert sum(exact) > 0.9 * len(exact)
 
 
 @pytest.mark.parametrize("name", SPLIT)

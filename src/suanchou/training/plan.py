@@ -29,7 +29,7 @@ from suanchou.training.strategy import Options, Strategy, divisors
 from suanchou.training.time import step_time
 from suanchou.training.workload import Objective, Workload, workload
 
-__all__ = ["Plan", "Rival", "plan"]
+__all__ = ["Plan", "Rival", "plan", "problem_on"]
 
 
 FLEET_SIZES = 32
@@ -108,10 +108,14 @@ def _sizes(problem: Problem) -> list[int]:
 
 def _part(problem: Problem, n_rank: int, q: _Question) -> Problem:
     """The same problem on the first ``n_rank`` ranks, with a batch that they can share out where it was left open."""
+    return _on(problem, n_rank, q.work_on(n_rank=n_rank))
+
+
+def _on(problem: Problem, n_rank: int, work: Workload) -> Problem:
+    """A workload on as many nodes as ``n_rank`` ranks need."""
     group = problem.cluster.groups[0]
     n_node = max(1, math.ceil(n_rank / group.node.n_accelerator))
-    part = replace(problem.cluster, groups=(replace(group, n_node=n_node),))
-    return replace(problem, cluster=part, work=q.work_on(n_rank=n_rank))
+    return replace(problem, cluster=replace(problem.cluster, groups=(replace(group, n_node=n_node),)), work=work)
 
 
 def _search(problem: Problem, n_rank: int, q: _Question) -> Found:
@@ -241,15 +245,7 @@ def plan(
     SpecError : impossible inputs.
     """
     chosen_dtype = dtype or training_dtype(cluster.groups[0].node.accelerator)
-    work_on = functools.partial(
-        workload,
-        arch,
-        token=token,
-        dtype=chosen_dtype,
-        parameters=float(parameter_count(arch)),
-        seq=seq,
-        global_batch=global_batch,
-    )
+    work_on = _workloads(arch, cluster, token=token, dtype=dtype, seq=seq, global_batch=global_batch)
     software = stack_named(stack) if stack else default_stack(cluster.groups[0].node.accelerator.vendor)
     question = _Question(
         work_on=work_on,
@@ -273,6 +269,38 @@ def plan(
     if not found.best:
         raise _refuse(problem, found, question)
     return _answer(problem, n_rank, found, question, software)
+
+
+def _workloads(
+    arch: Architecture, cluster: Cluster, *, token: float, dtype: str | None, seq: int | None, global_batch: int | None
+) -> Callable[..., Workload]:
+    """The workload for a number of ranks, ``n_rank``."""
+    return functools.partial(
+        workload,
+        arch,
+        token=token,
+        dtype=dtype or training_dtype(cluster.groups[0].node.accelerator),
+        parameters=float(parameter_count(arch)),
+        seq=seq,
+        global_batch=global_batch,
+    )
+
+
+def problem_on(
+    arch: Architecture,
+    cluster: Cluster,
+    n_rank: int,
+    *,
+    token: float,
+    seq: int | None = None,
+    global_batch: int | None = None,
+    dtype: str | None = None,
+    stack: str | None = None,
+) -> Problem:
+    """What :func:`plan` prices strategies of ``n_rank`` ranks for; the arguments are those of :func:`plan`."""
+    work = _workloads(arch, cluster, token=token, dtype=dtype, seq=seq, global_batch=global_batch)(n_rank=n_rank)
+    software = stack_named(stack) if stack else default_stack(cluster.groups[0].node.accelerator.vendor)
+    return _on(Problem(work, cluster, software), n_rank, work)
 
 
 def _pinned_schedule(software: Stack, name: str | None) -> dict[str, int]:

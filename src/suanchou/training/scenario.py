@@ -10,13 +10,14 @@ from typing import Any, Literal, get_args
 from suanchou.errors import SpecError
 from suanchou.machine import cluster
 from suanchou.model.source import find_model
-from suanchou.training.plan import Plan, plan
+from suanchou.training.plan import Plan, plan, problem_on
+from suanchou.training.problem import Problem
 from suanchou.training.schedule import SCHEDULES
 from suanchou.training.strategy import LAYOUT_FIELDS
 from suanchou.training.workload import Objective
 from suanchou.units import parse
 
-__all__ = ["Scenario", "plan_for", "resolved", "scenario_from_file"]
+__all__ = ["Scenario", "plan_for", "problem_for", "resolved", "scenario_from_file"]
 
 _PINS = {name: name for name in LAYOUT_FIELDS if name != "schedule"} | {"virtual_stages": "virtual"}
 
@@ -128,6 +129,25 @@ def plan_for(scenario: Scenario, *, progress: Callable[[int, int], None] | None 
         keep=scenario.rivals,
         exhaustive=scenario.exhaustive,
         progress=progress,
+    )
+
+
+def problem_for(scenario: Scenario, n_rank: int) -> Problem:
+    """The problem that the strategies of ``n_rank`` ranks in the answer to a scenario were priced for.
+
+    Raises
+    ------
+    SpecError, MissingData : as :func:`suanchou.training.plan.plan`.
+    """
+    return problem_on(
+        find_model(scenario.model).architecture,
+        cluster(scenario.on, region=scenario.region),
+        n_rank,
+        token=parse(scenario.tokens, "1", where="--tokens"),
+        seq=scenario.seq,
+        global_batch=scenario.batch,
+        dtype=None if scenario.dtype == "fp8" else scenario.dtype,
+        stack=scenario.stack,
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -101,6 +101,28 @@ class Strategy:
             "offload_optimizer": bool(self.offload_optimizer),
             "offload_activation": bool(self.offload_activation),
         }
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Strategy:
+        """The strategy that :meth:`to_dict` wrote.
+
+        Raises
+        ------
+        KeyError : a choice is missing, or the schedule is unknown.
+        """
+        full = data["recompute_frac"] if data["recompute"] == "full" else 0.0
+        return cls(
+            **{name: int(data[name]) for name in ("tp", "cp", "pp", "dp", "ep", "micro_batch", "zero")},
+            virtual=int(data["virtual_stages"]),
+            schedule=SCHEDULES[data["schedule"]].code,
+            sp=int(data["sequence_parallel"]),
+            ulysses=int(data["context_parallel_by"] == "all-to-all"),
+            fp8=int(data["fp8"]),
+            shard_domain=int(data["zero_within"] == "domain"),
+            selective=int(data["recompute"] == "selective"),
+            full_frac=float(full),
+            **{name: int(data[name]) for name in ("offload_weight", "offload_optimizer", "offload_activation")},
+        )
 
     @property
     def label(self) -> str:

@@ -6,6 +6,7 @@ Every function takes one strategy or arrays of them.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -27,7 +28,7 @@ from suanchou.training.pipeline import Halves, parameter_copies, pipeline_s, sta
 from suanchou.training.problem import Problem
 from suanchou.training.strategy import Strategy
 
-__all__ = ["StageTime", "StepHalves", "StepTime", "stage_time", "step_halves", "step_time"]
+__all__ = ["Pieces", "StageTime", "StepHalves", "StepTime", "layer_pieces", "stage_time", "step_halves", "step_time"]
 
 
 class StageTime(NamedTuple):
@@ -135,18 +136,66 @@ def step_halves(problem: Problem, s: Strategy, t: LayerTime, acts: ActivationTab
 
 
 def _step_halves(s: Strategy, t: LayerTime, streams: _Streams) -> StepHalves:
-    forward = t.forward + t.tensor_forward + t.context_forward + t.expert
-    again = _recompute_s(s, t) + s.full_frac * (t.tensor_forward + t.context_forward + t.expert)
-    backward = t.backward + t.tensor_backward + t.context_backward + t.expert + again
-    half_head = t.head_tensor / 2.0
+    pieces = _pieces(s, t, streams)
     return StepHalves(
-        layer=Halves(
-            forward + streams.gather_forward + streams.host_forward,
-            backward + streams.gather_backward + streams.host_backward,
-            t.weight_gradient,
+        layer=Halves(_sum(pieces.forward), _sum(pieces.backward), t.weight_gradient),
+        embedding=Halves(pieces.end_forward[0], pieces.end_backward[0], pieces.end_weight[0]),
+        head=Halves(
+            pieces.end_forward[1] + t.head_tensor / 2.0, pieces.end_backward[1] + t.head_tensor / 2.0, pieces.end_weight[1]
         ),
-        embedding=Halves(t.embedding_forward, t.embedding - t.embedding_forward, t.embedding - t.embedding_forward),
-        head=Halves(t.head_forward + half_head, t.head - t.head_forward + half_head, t.head_weight_gradient),
+    )
+
+
+def _sum(parts: Mapping[str, Num]) -> Num:
+    return sum(parts.values(), start=np.asarray(0.0))
+
+
+class Pieces(NamedTuple):
+    """What forward and backward of one layer, of the embedding and of the head are made of, in seconds by cause.
+
+    ``weight`` and ``end_weight`` are the parts of backward for weight gradients; ``head_tensor`` is the TP communication of the
+    head, half of it forward.
+    """
+
+    forward: dict[str, Num]
+    backward: dict[str, Num]
+    weight: Num
+    end_forward: tuple[Num, Num]
+    end_backward: tuple[Num, Num]
+    end_weight: tuple[Num, Num]
+    head_tensor: Num
+
+
+def layer_pieces(problem: Problem, s: Strategy, t: LayerTime, acts: ActivationTable) -> Pieces:
+    """The causes of :func:`stage_time` by half: forward, and backward with what is recomputed for it."""
+    return _pieces(s, t, _streams(problem, s, t, acts))
+
+
+def _pieces(s: Strategy, t: LayerTime, streams: _Streams) -> Pieces:
+    embedding_backward = t.embedding - t.embedding_forward
+    return Pieces(
+        forward={
+            "forward": t.forward,
+            "tensor_parallel": t.tensor_forward,
+            "context_parallel": t.context_forward,
+            "expert_parallel": t.expert,
+            "weight_gather": streams.gather_forward,
+            "host_transfer": streams.host_forward,
+        },
+        backward={
+            "backward": t.backward,
+            "recompute": _recompute_s(s, t),
+            "tensor_parallel": t.tensor_backward + s.full_frac * t.tensor_forward,
+            "context_parallel": t.context_backward + s.full_frac * t.context_forward,
+            "expert_parallel": t.expert * (1.0 + s.full_frac),
+            "weight_gather": streams.gather_backward,
+            "host_transfer": streams.host_backward,
+        },
+        weight=t.weight_gradient,
+        end_forward=(t.embedding_forward, t.head_forward),
+        end_backward=(embedding_backward, t.head - t.head_forward),
+        end_weight=(embedding_backward, t.head_weight_gradient),
+        head_tensor=t.head_tensor,
     )
 
 
