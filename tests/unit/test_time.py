@@ -9,7 +9,7 @@ import pytest
 from suanchou.training.layer_time import LayerTime, layer_time
 from suanchou.training.memory import ActivationTable, activation_table
 from suanchou.training.strategy import Strategy
-from suanchou.training.time import step_time
+from suanchou.training.time import step_time, step_total_s
 
 NOTHING = ActivationTable(0.0, 0.0, 0.0, 0.0, 0.0)
 PLAIN = LayerTime(
@@ -283,3 +283,18 @@ def test_half_a_batch_of_sequences_is_not_more_than_half_as_quick(llama):
     assert float(two.forward) <= 2 * float(one.forward)
     acts = activation_table(llama, Strategy())
     assert float(acts.none) > 0
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"dp": 8, "zero": 3},
+        {"tp": 2, "sp": 1, "pp": 4, "dp": 2, "zero": 1},
+        {"tp": 2, "cp": 2, "pp": 2, "dp": 2, "virtual": 4, "full_frac": 0.5, "offload_optimizer": 1},
+        {"pp": 8, "dp": 2, "schedule": 1, "zero": 1, "offload_activation": 1},
+    ],
+)
+def test_the_total_alone_is_the_sum_of_the_causes(problem, fields):
+    p, s = problem("llama-3.1-8b", "dgx-h100:8", seq=2048, batch=64, software="primus"), Strategy(**fields)
+    t, acts = layer_time(p, s), activation_table(p, s)
+    assert float(step_total_s(p, s, t, acts)) == pytest.approx(float(step_time(p, s, t, acts).total), rel=1e-12)

@@ -21,7 +21,7 @@ from suanchou.training.layer_time import LayerTime, layer_time
 from suanchou.training.memory import STAGES, ActivationTable, activation_table, host_byte, stage_memory
 from suanchou.training.problem import Problem
 from suanchou.training.strategy import LAYOUT_FIELDS, Options, Strategy, layouts
-from suanchou.training.time import step_time
+from suanchou.training.time import step_time, step_total_s
 
 __all__ = ["TIE_FRAC", "Candidate", "Found", "Tables", "high_memory", "lower_bound_s", "peak_memory", "search", "tables"]
 
@@ -145,7 +145,7 @@ def _price(problem: Problem, layout: Strategy, table: Tables, options: Options, 
         host = np.broadcast_to(host_byte(problem, s, table.activation) <= problem.node.host_memory_byte, shape)
         refused[N_("offload needs more memory than the host has")] += int(np.count_nonzero(fits & ~host))
         fits = fits & host
-    step = np.broadcast_to(step_time(problem, s, table.time, table.activation).total, shape)
+    step = np.broadcast_to(step_total_s(problem, s, table.time, table.activation), shape)
     flat = np.where(fits, step, np.inf).reshape(n, -1)
     quickest = flat.min(axis=1)
     ok = np.isfinite(quickest)

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from suanchou.cost.kernels import stream_s
 from suanchou.model.operators import Num
@@ -28,7 +29,17 @@ from suanchou.training.pipeline import Halves, parameter_copies, pipeline_s, sta
 from suanchou.training.problem import Problem
 from suanchou.training.strategy import Strategy
 
-__all__ = ["Pieces", "StageTime", "StepHalves", "StepTime", "layer_pieces", "stage_time", "step_halves", "step_time"]
+__all__ = [
+    "Pieces",
+    "StageTime",
+    "StepHalves",
+    "StepTime",
+    "layer_pieces",
+    "stage_time",
+    "step_halves",
+    "step_time",
+    "step_total_s",
+]
 
 
 class StageTime(NamedTuple):
@@ -202,31 +213,71 @@ def _pieces(s: Strategy, t: LayerTime, streams: _Streams) -> Pieces:
 def step_time(problem: Problem, s: Strategy, t: LayerTime, acts: ActivationTable) -> StepTime:
     """Seconds of one step; fields of ``s`` broadcast, ``t`` and ``acts`` must broadcast with its layout fields."""
     m = s.micro_batches(problem.work)
-    layers = stage_layers(problem.n_layer, s.pp, s.virtual, s.schedule)
     streams = _streams(problem, s, t, acts)
+    found = _pipeline(problem, s, t, m, streams)
+    slowest = _stage_time(s, t, streams, found.layers, found.ends)
+    free_forward, free_backward = _network_free_s(s, t, streams)
+    return StepTime(
+        micro_batches=m,
+        slowest=slowest,
+        bubble=np.maximum(found.seconds - m * found.slowest, 0.0),
+        pipeline_send=send_s(problem, s, m),
+        gradient_reduce=gradient_reduce_s(problem, s, found.layers * free_backward),
+        parameter_gather=parameter_gather_s(problem, s, found.layers * free_forward),
+        optimizer=_optimizer_s(problem, s),
+    )
+
+
+def step_total_s(problem: Problem, s: Strategy, t: LayerTime, acts: ActivationTable) -> Num:
+    """``step_time(...).total`` without its causes: for the search, which asks millions of times."""
+    m = s.micro_batches(problem.work)
+    streams = _streams(problem, s, t, acts)
+    found = _pipeline(problem, s, t, m, streams)
+    free_forward, free_backward = _network_free_s(s, t, streams)
+    few: Num = send_s(problem, s, m) + _optimizer_s(problem, s)
+    exposed = gradient_reduce_s(problem, s, found.layers * free_backward)
+    exposed = exposed + parameter_gather_s(problem, s, found.layers * free_forward)
+    total: Num = np.maximum(found.seconds, m * found.slowest) + exposed + few
+    return total
+
+
+class _Pipeline(NamedTuple):
+    """Seconds of all micro-batches; seconds of one and layers on the slowest stage, and which of the three that is."""
+
+    seconds: Num
+    slowest: Num
+    layers: Num
+    holds: Mapping[str, tuple[Num, ...]]
+    is_last: NDArray[np.bool_] | bool
+    is_middle: NDArray[np.bool_] | bool
+
+    @property
+    def ends(self) -> tuple[Num, Num]:
+        """Shares of embedding and head on the slowest stage."""
+        found = zip(self.holds["first"], self.holds["middle"], self.holds["last"], strict=True)
+        embedding, head = (np.where(self.is_last, c, np.where(self.is_middle, b, a)) for a, b, c in found)
+        return embedding, head
+
+
+def _pipeline(problem: Problem, s: Strategy, t: LayerTime, m: Num, streams: _Streams) -> _Pipeline:
+    layers = stage_layers(problem.n_layer, s.pp, s.virtual, s.schedule)
     halves = _step_halves(s, t, streams)
     per_layer, embedding, head = halves.layer.total, t.embedding, t.head + t.head_tensor
     # A rank that holds two stages runs each for half the micro-batches.
     copies = parameter_copies(s.schedule)
     at = {stage: tuple(end / copies for end in stage_ends(s.pp, s.schedule, stage)) for stage in STAGES}
-    first = layers.first * per_layer + at["first"][0] * embedding + at["first"][1] * head
+    first = layers.first * per_layer + (at["first"][0] * embedding + at["first"][1] * head)
     middle = layers.middle * per_layer
-    last = layers.last * per_layer + at["last"][0] * embedding + at["last"][1] * head
+    last = layers.last * per_layer + (at["last"][0] * embedding + at["last"][1] * head)
     is_last, is_middle = (last > first) & (last > middle), (middle >= last) & (middle > first)
     n_layer = np.where(is_last, layers.last, np.where(is_middle, layers.middle, layers.first))
-    ends = [np.where(is_last, at["last"][i], np.where(is_middle, at["middle"][i], at["first"][i])) for i in range(2)]
-    slowest = _stage_time(s, t, streams, n_layer, (ends[0], ends[1]))
-    longest = np.maximum(np.maximum(first, middle), last)
-    pipeline = pipeline_s(problem.n_layer, s.pp, s.virtual, m, *halves, s.schedule)
-    free_forward, free_backward = _network_free_s(s, t, streams)
-    return StepTime(
-        micro_batches=m,
-        slowest=slowest,
-        bubble=np.maximum(pipeline - m * longest, 0.0),
-        pipeline_send=send_s(problem, s, m),
-        gradient_reduce=gradient_reduce_s(problem, s, n_layer * free_backward),
-        parameter_gather=parameter_gather_s(problem, s, n_layer * free_forward),
-        optimizer=_optimizer_s(problem, s),
+    return _Pipeline(
+        seconds=pipeline_s(problem.n_layer, s.pp, s.virtual, m, *halves, s.schedule),
+        slowest=np.maximum(np.maximum(first, middle), last),
+        layers=n_layer,
+        holds=at,
+        is_last=is_last,
+        is_middle=is_middle,
     )
 
 
