@@ -187,3 +187,14 @@ def test_in_flight_is_that_of_the_stage(llama):
     for stage, index in (("first", 0), ("middle", 1), ("last", 3)):
         expected = 8 * float(in_flight(4, 2, 32, index))
         assert float(stage_memory(llama, s, acts, stage).activation) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("schedule", [0, 1, 2, 3])
+def test_ranks_hold_every_parameter_once_or_twice(problem, schedule):
+    """Over all ranks of a pipeline: each parameter as often as the schedule has copies."""
+    p = problem("llama-3.1-8b", "dgx-h100:1", seq=2048, batch=64)
+    s = Strategy(pp=8, schedule=schedule, virtual=2 if schedule == 2 else 1)
+    one = float(stage_parameters(p, Strategy(), "first").dense)
+    held = {stage: float(stage_parameters(p, s, stage).dense) for stage in ("first", "middle", "last")}
+    total = held["first"] + 6 * held["middle"] + held["last"]
+    assert total == pytest.approx((2 if schedule == 3 else 1) * one)
