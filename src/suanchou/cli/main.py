@@ -34,6 +34,9 @@ COMMANDS: dict[str, LazyCommand] = {
         "suanchou.cli.demand:demand", N_("How much compute a model needs: FLOP, memory, card-days, energy, money.")
     ),
     "plan": LazyCommand("suanchou.cli.plan:plan", N_("The best way to train a model on the accelerators you have.")),
+    "trace": LazyCommand(
+        "suanchou.cli.trace:trace", N_("One step of a saved plan, operation by operation, as a trace or a chart.")
+    ),
     "catalog": LazyCommand(
         "suanchou.cli.catalog:catalog", N_("What is known of accelerators, nodes, clusters, models and regions.")
     ),

@@ -6,9 +6,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import click
+
 from suanchou.cli._options import OutputOptions, argument, catalog_option, command, option, output_options, overrides_option
 from suanchou.cli._output import emit
 from suanchou.cli._progress import progress_bar
+from suanchou.cli._timeline import draw, terminal_only
 from suanchou.errors import SpecError
 from suanchou.i18n import N_
 
@@ -47,21 +50,39 @@ def _pins(texts: tuple[str, ...]) -> dict[str, int]:
 @option("--usd-per-hour", type=float, metavar="USD", help=N_("Rent of one accelerator per hour."))
 @option("--region", metavar="NAME", help=N_("Where power is bought; see: suanchou catalog list regions."))
 @option("--pin", multiple=True, metavar="NAME=DEGREE", help=N_("Keep a degree, for example tp=8; may be repeated."))
+@option("--schedule", metavar="NAME", help=N_("Pipeline schedule to keep: 1f1b, zb-h1, zb-v or dualpipe."))
 @option("--offload/--no-offload", default=None, help=N_("Whether host memory may hold states; if needed, by default."))
 @option("--rivals", type=int, metavar="COUNT", help=N_("How many losing plans to show (5)."))
 @option("--exhaustive", is_flag=True, default=None, help=N_("Price every strategy; fills the frontier of time and memory."))
+@option("--gantt", is_flag=True, help=N_("Draw one step of the best plan as a chart, after the tables."))
+@option(
+    "--trace",
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="FILE.json",
+    help=N_("Write one step of the best plan as a trace, for ui.perfetto.dev."),
+)
 @overrides_option
 @catalog_option
 @output_options
 def plan(
-    model: str, output: OutputOptions, catalog_dir: Path | None, overrides: tuple[str, ...], pin: tuple[str, ...], **asked: Any
+    model: str,
+    output: OutputOptions,
+    catalog_dir: Path | None,
+    overrides: tuple[str, ...],
+    pin: tuple[str, ...],
+    gantt: bool,
+    trace: Path | None,
+    **asked: Any,
 ) -> None:
     """Read the scenario, search, print."""
     from suanchou import spec
     from suanchou.catalog import use_catalog
     from suanchou.report.plan import plan_report
     from suanchou.training.scenario import Scenario, plan_for, resolved
+    from suanchou.training.timeline import timeline
 
+    if gantt:
+        terminal_only(output)
     given: dict[str, Any] = {name: value for name, value in asked.items() if value not in (None, ())}
     if pin:
         given["pin"] = _pins(pin)
@@ -81,6 +102,9 @@ def plan(
     with use_catalog(catalog_dir), progress_bar(quiet=output.quiet) as progress:
         answer = plan_for(scenario, progress=progress)
         report = plan_report(answer, inputs=asdict(scenario), scenario=resolved(scenario, answer))
+        line = timeline(answer.problem, answer.strategy) if gantt or trace else None
     emit(report, output)
+    if line is not None:
+        draw(line, output, about={"plan": report.headline}, gantt=gantt, trace=trace)
     if answer.found.interrupted:
         raise SystemExit(130)

@@ -11,13 +11,16 @@ from suanchou.errors import SpecError
 from suanchou.machine import cluster
 from suanchou.model.source import find_model
 from suanchou.training.plan import Plan, plan
+from suanchou.training.problem import Problem
+from suanchou.training.question import problem_on
+from suanchou.training.schedule import SCHEDULES
 from suanchou.training.strategy import LAYOUT_FIELDS
 from suanchou.training.workload import Objective
 from suanchou.units import parse
 
-__all__ = ["Scenario", "plan_for", "resolved", "scenario_from_file"]
+__all__ = ["Scenario", "plan_for", "problem_for", "resolved", "scenario_from_file"]
 
-_PINS = {name: name for name in LAYOUT_FIELDS} | {"virtual_stages": "virtual"}
+_PINS = {name: name for name in LAYOUT_FIELDS if name != "schedule"} | {"virtual_stages": "virtual"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,6 +40,7 @@ class Scenario:
     goodput : share of wall time that advances the model.
     usd_per_hour : rent of one accelerator.
     pin : layout degrees to keep, for example ``{tp: 8}``.
+    schedule : pipeline schedule to keep, by name; any that the stack has by default.
     offload : whether plans may keep states in host memory; by default only where nothing fits otherwise.
     rivals : how many losing plans to show.
     exhaustive : price every strategy, not only those that can win.
@@ -57,6 +61,7 @@ class Scenario:
     usd_per_hour: float | None = None
     region: str | None = None
     pin: Mapping[str, int] = field(default_factory=dict)
+    schedule: str | None = None
     offload: bool | None = None
     rivals: int = 5
     exhaustive: bool = False
@@ -72,6 +77,10 @@ class Scenario:
             raise SpecError(f"{self.goodput:g} is not a share", where="--goodput", hint="above 0, at most 1")
         if self.usd_per_hour is not None and not self.usd_per_hour > 0:
             raise SpecError(f"{self.usd_per_hour:g} is not a rent", where="--usd-per-hour", hint="a positive amount per hour")
+        if self.schedule is not None and self.schedule not in SCHEDULES:
+            raise SpecError(
+                f"unknown pipeline schedule {self.schedule!r}", where="--schedule", hint=f"one of {', '.join(SCHEDULES)}"
+            )
         for name, value in (("--seq", self.seq), ("--batch", self.batch), ("--rivals", self.rivals + 1)):
             if value is not None and not 1 <= value <= 10**9:
                 raise SpecError(f"{value} is not a possible size", where=name, hint="from 1 to 1000000000")
@@ -116,10 +125,30 @@ def plan_for(scenario: Scenario, *, progress: Callable[[int, int], None] | None 
         goodput=scenario.goodput,
         usd_per_accelerator_h=scenario.usd_per_hour,
         fixed={_PINS[name]: degree for name, degree in scenario.pin.items()},
+        schedule=scenario.schedule,
         offload=scenario.offload,
         keep=scenario.rivals,
         exhaustive=scenario.exhaustive,
         progress=progress,
+    )
+
+
+def problem_for(scenario: Scenario, n_rank: int) -> Problem:
+    """The problem that the strategies of ``n_rank`` ranks in the answer to a scenario were priced for.
+
+    Raises
+    ------
+    SpecError, MissingData : as :func:`suanchou.training.plan.plan`.
+    """
+    return problem_on(
+        find_model(scenario.model).architecture,
+        cluster(scenario.on, region=scenario.region),
+        n_rank,
+        token=parse(scenario.tokens, "1", where="--tokens"),
+        seq=scenario.seq,
+        global_batch=scenario.batch,
+        dtype=None if scenario.dtype == "fp8" else scenario.dtype,
+        stack=scenario.stack,
     )
 
 
