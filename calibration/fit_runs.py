@@ -207,7 +207,7 @@ class Fit:
         prior = np.concatenate([at, share]) / self.sd
         return float(np.sum(self.weight * 2.5 * np.log1p(residual**2 / 4.0)) + 0.5 * np.sum(prior**2))
 
-    def on_all(self, at: Vector, *, most: int = 8) -> tuple[Vector, Vector, Vector]:
+    def on_all(self, at: Vector, *, most: int = 12) -> tuple[Vector, Vector, Vector]:
         """Factors on all rows, with the values and slopes there."""
         every = np.ones(len(self.rows), dtype=bool)
         values, slope = jacobian(self.rows, self.parameters, at)

@@ -10,6 +10,7 @@ import pytest
 
 from suanchou.catalog import catalogue
 from suanchou.cost.efficiency import QUANTITIES, Efficiency, efficiency
+from suanchou.cost.fitted import Factors, fitted_factors, fitted_table
 from suanchou.errors import SuanchouError
 from suanchou.machine import Accelerator, accelerator
 
@@ -20,6 +21,10 @@ def _rows(name="efficiency.csv"):
 
 
 ROWS = (*_rows(), *_rows("efficiency_fitted.csv"))
+
+
+PLAIN = Factors({})
+"""The tables as they are, without what was fitted to published runs."""
 
 
 def _device(family: str, kind: str = "gpu") -> Accelerator:
@@ -42,7 +47,7 @@ def test_every_field_is_a_described_quantity():
 
 def test_the_nearest_part_wins_and_a_fit_before_a_single_figure():
     table = {(row["part"], row["quantity"]): row for row in ROWS if row["dtype"] == "*"}
-    h100 = efficiency(accelerator("h100-sxm5-80gb"))
+    h100 = efficiency(accelerator("h100-sxm5-80gb"), PLAIN)
     for name in QUANTITIES:
         path = ("h100-sxm5-80gb", "nvidia-hopper", "nvidia-hbm", "nvidia", "gpu", "default")
         row = next(table[part, name] for part in path if (part, name) in table)
@@ -57,7 +62,7 @@ def test_the_nearest_part_wins_and_a_fit_before_a_single_figure():
 
 
 def test_a_narrow_type_has_constants_of_its_own():
-    h100 = efficiency(accelerator("h100-sxm5-80gb"))
+    h100 = efficiency(accelerator("h100-sxm5-80gb"), PLAIN)
     assert h100.for_dtype("bf16") is h100 is h100.for_dtype("fp16")
     fp8 = h100.for_dtype("fp8")
     assert fp8.entries["gemm_frac"].dtype == "fp8"
@@ -79,7 +84,7 @@ def test_an_unmeasured_share_follows_the_one_it_resembles():
 
 
 def test_a_family_nobody_measured_is_assumed_throughout():
-    unknown = efficiency(_device("no-such-family"))
+    unknown = efficiency(_device("no-such-family"), PLAIN)
     assert set(unknown.assumed) == {name for name, entry in unknown.entries.items() if entry.grade == "assumed"}
     assert {entry.part for entry in unknown.entries.values()} == {"default"}
     assert set(unknown.assumed) >= {"gemm_frac", "memory_frac", "scale_out_frac"}
@@ -133,3 +138,47 @@ def test_a_kernel_generation_outweighs_a_nearer_part():
     assert first.attention_forward_frac < second.attention_forward_frac < best.attention_forward_frac
     assert first.attention_backward_frac < second.attention_backward_frac < best.attention_backward_frac
     assert second.gemm_frac == best.gemm_frac
+
+
+def test_fitted_factors_multiply_what_the_tables_say():
+    """Factors on everything, on the family and on the part, and on a type; a share stays below one."""
+    device = accelerator("h100-sxm5-80gb")
+    plain = efficiency(device, PLAIN)
+    moved = efficiency(
+        device,
+        Factors(
+            {
+                ("efficiency", "*", "gemm_frac", "*"): 0.9,
+                ("efficiency", "nvidia-hopper", "gemm_frac", "*"): 0.8,
+                ("efficiency", "*", "gemm_frac", "fp8"): 0.5,
+                ("efficiency", "google-tpu", "gemm_frac", "*"): 0.1,
+                ("efficiency", "default", "gemm_frac", "*"): 0.1,
+                ("efficiency", "*", "memory_frac", "*"): 3.0,
+                ("stack", "*", "host_layer_s", "*"): 7.0,
+            }
+        ),
+    )
+    assert moved.gemm_frac == pytest.approx(0.72 * plain.gemm_frac)
+    assert moved.for_dtype("fp8").gemm_frac == pytest.approx(0.36 * plain.for_dtype("fp8").gemm_frac)
+    assert moved.memory_frac == 1.0
+    assert moved.launch_s == plain.launch_s
+    assert moved.entries["gemm_frac"].grade == "fitted"
+    assert efficiency(_device("x"), Factors({("efficiency", "default", "gemm_frac", "*"): 0.5})).gemm_frac == pytest.approx(
+        0.5 * efficiency(_device("x"), PLAIN).gemm_frac
+    )
+
+
+def test_a_source_left_out_has_factors_of_its_own():
+    table = fitted_table()
+    assert len(table) > 50
+    sources = list(table[0].without)
+    assert len(sources) > 20
+    everything, without = fitted_factors(), fitted_factors(sources[0])
+    assert fitted_factors("a source that nobody knows").values == everything.values
+    assert without.values.keys() == everything.values.keys()
+    assert without.values != everything.values
+    for row in table:
+        assert 0.02 < row.factor < 50
+        assert row.n_run > 0
+        assert 1 <= row.n_source <= len(sources)
+        assert set(row.without) == set(sources)

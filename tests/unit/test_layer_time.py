@@ -26,8 +26,9 @@ def test_gathers_carry_the_narrow_type_and_reductions_the_wide_one(llama):
     wide, narrow = tensor_s(llama, sp=1, fp8=0), tensor_s(llama, sp=1, fp8=1)
     tokens, d = 8192, llama.work.arch.d_model
     group = llama.group(8, 1)
-    assert wide == pytest.approx(2 * llama.fabric.all_reduce_s(2.0 * tokens * d, group))
-    assert narrow == pytest.approx(2 * llama.fabric.all_reduce_s(1.5 * tokens * d, group))
+    both = 2 * 2  # two blocks, scattered and gathered
+    assert wide == pytest.approx(both * llama.fabric.ring_s(2.0 * tokens * d, group))
+    assert narrow == pytest.approx(both * llama.fabric.ring_s(1.5 * tokens * d, group))
     assert 0.74 < narrow / wide < 0.8
 
 

@@ -318,3 +318,33 @@ def test_frozen_weights_are_stored_in_the_type_they_are_read_in(llama):
     ):
         given = Problem(work=work, cluster=llama.cluster, stack=stack(name))
         assert float(stage_memory(given, Strategy(fp8=fp8), NOTHING, "first").weight) == pytest.approx(byte * n, rel=1e-12)
+
+
+@pytest.mark.parametrize("schedule", [0, 1, 2, 3])
+def test_ranks_hold_every_parameter_once_or_twice(problem, schedule):
+    """Over all ranks of a pipeline: each parameter as often as the schedule has copies."""
+    p = problem("llama-3.1-8b", "dgx-h100:1", seq=2048, batch=64)
+    s = Strategy(pp=8, schedule=schedule, virtual=2 if schedule == 2 else 1)
+    one = float(stage_parameters(p, Strategy(), "first").dense)
+    held = {stage: float(stage_parameters(p, s, stage).dense) for stage in ("first", "middle", "last")}
+    total = held["first"] + 6 * held["middle"] + held["last"]
+    assert total == pytest.approx((2 if schedule == 3 else 1) * one)
+
+
+def test_a_rank_holds_the_kinds_of_layers_of_both_its_stages(problem):
+    """DeepSeek-V2 begins with a dense layer. DualPipe: the stages of 1F1B from both ends; ZB-V: halves of the model folded."""
+    p = problem("deepseek-v2", "dgx-h100:8", seq=1024, batch=64)
+
+    def held(stage: str, **fields: int):
+        return np.array(stage_parameters(p, Strategy(**fields), stage), dtype=float)
+
+    plain = {stage: held(stage, pp=4) for stage in STAGES}
+    both = {stage: held(stage, pp=4, schedule=3) for stage in STAGES}
+    assert both["first"] == pytest.approx(plain["first"] + plain["last"], rel=1e-12)
+    assert both["last"] == pytest.approx(both["first"], rel=1e-12)
+    assert both["middle"] == pytest.approx(2 * plain["middle"], rel=1e-12)
+    whole = held("first")
+    folded = held("first", pp=2, schedule=2, virtual=2), held("last", pp=2, schedule=2, virtual=2)
+    assert sum(folded) == pytest.approx(whole, rel=1e-12)
+    one_mixture = whole[1] / 59
+    assert [part[1] / one_mixture for part in folded] == pytest.approx([29.0, 30.0])

@@ -95,13 +95,20 @@ def test_backward_of_a_gemm_is_dgrad_and_wgrad() -> None:
 def test_attention_kernels() -> None:
     """Flash skips masked pairs and recomputes scores backward; eager computes and moves the square."""
     flash, eager = (replace(SHAPE, attention=kind) for kind in ("flash", "eager"))
-    f, e = forward(LLAMA, flash)["attention.core"], forward(LLAMA, eager)["attention.core"]
-    assert f.flop == pytest.approx(e.flop * (S + 1) / (2 * S))
+    f = forward(LLAMA, flash)["attention.core"]
+    e = [op for op in forward(LLAMA, eager).values() if ".core." in op.name]
+    assert [op.name.split(".")[-1] for op in e] == ["scores", "softmax", "context"]
+    square = sum(op.flop for op in e)
+    assert f.flop == pytest.approx(square * (S + 1) / (2 * S))
     assert backward(LLAMA, flash)["attention.core.backward"].flop == 2.5 * f.flop
-    assert backward(LLAMA, eager)["attention.core.backward"].flop == 2 * e.flop
-    tensors = 2 * B * S * (2 * 1024 + 2 * 256)
-    assert f.byte == tensors + 4 * B * S * 16
-    assert e.byte == tensors + 4 * 2 * B * 16 * S * S
+    assert sum(op.flop for op in backward(LLAMA, eager).values() if ".core." in op.name) == 2 * square
+    assert f.byte == 2 * B * S * (2 * 1024 + 2 * 256) + 4 * B * S * 16
+    scores = 2 * B * 16 * S * S
+    # products read queries and keys, probabilities and values for every head; the softmax reads and writes the scores
+    assert e[0].byte == e[2].byte == scores + 2 * B * 16 * 2 * S * 64
+    assert e[1].byte == 2 * scores
+    dropped = forward(LLAMA, replace(eager, dropout=True))
+    assert dropped["attention.core.dropout"].byte == 2 * scores + scores / 2
 
 
 def test_windows_bound_the_pairs() -> None:

@@ -72,7 +72,13 @@ def test_learned_positions_limit_the_sequence():
 def test_the_resolved_scenario_leaves_nothing_open_that_has_a_default():
     scenario = Scenario(**BASE)
     full = resolved(scenario, plan_for(scenario))
-    assert {name for name, value in full.items() if value is None} == {"deadline", "usd_per_hour", "goodput", "link"}
+    assert {name for name, value in full.items() if value is None} == {
+        "deadline",
+        "schedule",
+        "usd_per_hour",
+        "goodput",
+        "link",
+    }
     assert (full["seq"], full["dtype"], full["stack"]) == (8192, "bf16", "megatron-core")
     again = spec.structure(full, Scenario, "here")
     assert resolved(again, plan_for(again)) == full

@@ -51,7 +51,7 @@ def brute(
                     if v > 1 and (batch // dp // micro) % pp:
                         refused["interleaving needs micro-batches in multiples of PP"] += 1
                     else:
-                        out.add((tp, cp, pp, dp, ep, v, micro, sp, ulysses, 0))
+                        out.add((tp, cp, pp, dp, ep, v, micro, sp, ulysses, 0, 0))
     return out, refused
 
 
@@ -129,7 +129,7 @@ def test_fp8_doubles_the_layouts(problem):
     work = problem("llama-3.1-8b", "dgx-h100:1", seq=2048, batch=16).work
     plain, both = rows(layouts(work, 8, fp8=False)[0]), rows(layouts(work, 8, fp8=True)[0])
     assert len(both) == 2 * len(plain)
-    assert {row[:-1] for row in both} == {row[:-1] for row in plain}
+    assert {row[:-2] for row in both} == {row[:-2] for row in plain}
 
 
 def test_largest_micro_batch(problem):
@@ -188,3 +188,24 @@ def test_plain_data():
 def test_micro_batches(problem):
     work = problem("llama-3.1-8b", "dgx-h100:1", seq=2048, batch=64).work
     assert Strategy(dp=8, micro_batch=2).micro_batches(work) == 4
+
+
+def test_only_schedules_that_the_stack_has_are_tried(problem):
+    work = problem("llama-3.1-8b", "dgx-h100:1", seq=2048, batch=64).work
+    plain = rows(layouts(work, 16, fp8=False)[0])
+    assert {row[-1] for row in plain} == {0}
+    found, refused = layouts(work, 16, fp8=False, schedules=("1f1b", "zb-h1", "zb-v", "dualpipe"))
+    more = rows(found)
+    assert {row for row in more if row[-1] == 0} == set(plain)
+    assert {row[-1] for row in more} == {0, 1, 2, 3}
+    assert refused["the schedule does not go with this number of stages, chunks or micro-batches"] > 0
+    for _tp, _cp, pp, dp, _ep, virtual, micro, _sp, _ulysses, _fp8, schedule in more:
+        m = 64 // dp // micro
+        if schedule:
+            assert pp >= 4
+            assert m >= 2 * pp
+            assert virtual == (2 if schedule == 2 else 1)
+            assert schedule < 3 or (pp % 2, m % 2) == (0, 0)
+    assert {row[:-1] for row in more if row[-1] == 1} == {
+        row[:-1] for row in plain if row[2] >= 4 and row[5] == 1 and 64 // row[3] // row[6] >= 2 * row[2]
+    }

@@ -12,8 +12,9 @@ from suanchou.cost.kernels import kernels_s
 from suanchou.model.architecture import MoE
 from suanchou.training.layer_time import LayerTime, layer_time
 from suanchou.training.memory import ActivationTable, activation_table, stage_parameters
+from suanchou.training.pipeline import parameter_copies, stage_ends, stage_layers
 from suanchou.training.strategy import Strategy, layouts
-from suanchou.training.time import step_time
+from suanchou.training.time import stage_time, step_halves, step_time, step_total_s
 
 NOTHING = ActivationTable(0.0, 0.0, 0.0, 0.0, 0.0)
 PLAIN = LayerTime(
@@ -475,3 +476,52 @@ def test_slices_of_a_torus_wait_for_each_other_as_one(problem):
     four = replace(pod, cluster=replace(pod.cluster, groups=(replace(pod.cluster.groups[0], node=small),)))
     assert float(four.paced(Strategy(dp=64))) == 4.0
     assert float(problem("llama-3.1-8b", "dgx-h100:8", seq=2048, batch=64).paced(Strategy(dp=64))) == 64.0
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"dp": 8, "zero": 3},
+        {"tp": 2, "sp": 1, "pp": 4, "dp": 2, "zero": 1},
+        {"tp": 2, "cp": 2, "pp": 2, "dp": 2, "virtual": 4, "full_frac": 0.5, "offload_optimizer": 1},
+        {"pp": 8, "dp": 2, "schedule": 1, "zero": 1, "offload_activation": 1},
+    ],
+)
+def test_the_total_alone_is_the_sum_of_the_causes(problem, fields):
+    p, s = problem("llama-3.1-8b", "dgx-h100:8", seq=2048, batch=64, software="primus"), Strategy(**fields)
+    t, acts = layer_time(p, s), activation_table(p, s)
+    assert float(step_total_s(p, s, t, acts)) == pytest.approx(float(step_time(p, s, t, acts).total), rel=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("name", "fields"),
+    [
+        ("primus", {"tp": 8, "dp": 8}),
+        ("primus", {"tp": 8, "pp": 4, "dp": 2, "zero": 1}),
+        ("primus", {"tp": 8, "pp": 4, "dp": 2, "virtual": 2, "full_frac": 0.5}),
+        ("primus", {"tp": 8, "pp": 4, "dp": 2, "schedule": 2, "virtual": 2}),
+        ("hai-llm", {"tp": 8, "pp": 4, "dp": 2, "schedule": 3, "selective": 1}),
+        ("torch-fsdp2", {"tp": 8, "pp": 4, "dp": 2, "zero": 3, "full_frac": 1.0}),
+    ],
+)
+@pytest.mark.parametrize("host_layer_s", [0.0, 2e-3, 6e-3, 1.0])
+def test_halves_add_up_to_the_stage_whoever_holds_it_up(problem, name, fields, host_layer_s):
+    """While the device runs embedding or head, the host gets ahead; a middle stage has neither."""
+    p = stacked(problem("llama-3.1-8b", "dgx-h100:8", seq=4096, batch=64, software=name), host_layer_s=host_layer_s)
+    s = Strategy(**fields)
+    t, acts = layer_time(p, s), activation_table(p, s)
+    halves, layers = step_halves(p, s, t, acts), stage_layers(p.n_layer, s.pp, s.virtual, s.schedule)
+    stages = []
+    for stage in ("first", "middle", "last"):
+        ends = tuple(float(end / parameter_copies(s.schedule)) for end in stage_ends(s.pp, s.schedule, stage))
+        n = float(getattr(layers, stage))
+        found = halves.layer.times(n).plus(halves.embedding, ends[0]).plus(halves.head, ends[1])
+        expected = stage_time(p, s, t, acts, n, ends)
+        assert float(found.total) == pytest.approx(float(expected.total), rel=1e-12)
+        assert all(float(value) >= 0 for value in found.split)
+        if host_layer_s == 1.0:
+            assert float(found.forward) == pytest.approx(n, rel=0.02)
+        stages.append(float(expected.total))
+    step = step_time(p, s, t, acts)
+    assert float(step.slowest.total) == pytest.approx(max(stages), rel=1e-12)
+    assert float(step_total_s(p, s, t, acts)) == pytest.approx(float(step.total), rel=1e-12)

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from scipy.stats import spearmanr
 
+from suanchou.cost.spread import spread
 from suanchou.validation.board import in_memory_band, memory_error
-from suanchou.validation.interval import COVERAGE, intervals
+from suanchou.validation.interval import intervals
 from suanchou.validation.null import null_errors
 from suanchou.validation.predict import Prediction, predict
 from suanchou.validation.runs import open_runs
@@ -92,15 +93,14 @@ def test_trust_c_is_judged_but_does_not_judge():
     assert null_errors(rows)["b"] == pytest.approx(1 / 9 - 1)
 
 
-def test_intervals_hold_the_share_they_promise_and_never_use_the_own_source():
-    rng = np.random.default_rng(1)
-    rows = [row(f"{s}-{i}", float(np.exp(rng.normal(0.1, 0.2))), 1.0, source=f"s{s}") for s in range(20) for i in range(20)]
-    found = intervals(rows, rows)
-    held = np.mean([low <= p.run.published <= high for p in rows for low, high in [found[p.run.run_id]]])
-    assert held == pytest.approx(COVERAGE, abs=0.03)
-    wild = [row("w", 50.0, 1.0, source="wild")]
-    assert intervals(wild, [*rows, *wild * 30])["w"] == intervals(wild, rows)["w"]
-    assert intervals(rows, rows[:60]) == {}
+def test_intervals_lie_round_the_prediction_in_the_metric_of_the_run():
+    found = intervals([BASE])[BASE.run.run_id]
+    part = BASE.laid.problem.accelerator
+    low, high = spread(part.family_path[0], BASE.run.source)
+    assert BASE.run.metric_kind == "step_time_s"
+    assert found == pytest.approx((BASE.predicted * low, BASE.predicted * high))
+    rate = replace(BASE, run=replace(BASE.run, metric_kind="tokens_per_s_per_acc"), predicted=100.0)
+    assert intervals([rate])[BASE.run.run_id] == pytest.approx((100.0 / high, 100.0 / low))
 
 
 def test_memory_is_that_of_tensors_where_the_source_says_allocated():

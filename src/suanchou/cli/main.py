@@ -35,6 +35,9 @@ COMMANDS: dict[str, LazyCommand] = {
     ),
     "plan": LazyCommand("suanchou.cli.plan:plan", N_("The best way to train a model on the accelerators you have.")),
     "compare": LazyCommand("suanchou.cli.compare:compare", N_("Where the difference between two plans comes from.")),
+    "trace": LazyCommand(
+        "suanchou.cli.trace:trace", N_("One step of a saved plan, operation by operation, as a trace or a chart.")
+    ),
     "catalog": LazyCommand(
         "suanchou.cli.catalog:catalog", N_("What is known of accelerators, nodes, clusters, models and regions.")
     ),

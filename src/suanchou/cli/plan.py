@@ -7,15 +7,19 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import click
+
 from suanchou.cli._options import OutputOptions, argument, catalog_option, command, option, output_options, overrides_option
 from suanchou.cli._output import emit
 from suanchou.cli._progress import progress_bar
+from suanchou.cli._timeline import draw, terminal_only
 from suanchou.errors import SpecError
 from suanchou.i18n import N_
 
 if TYPE_CHECKING:
     from suanchou.report.report import Report
     from suanchou.training.scenario import Scenario
+    from suanchou.training.timeline import Timeline
 
 __all__ = ["plan"]
 
@@ -65,12 +69,20 @@ def _pins(texts: tuple[str, ...]) -> dict[str, int]:
 @option("--usd-per-hour", type=float, metavar="USD", help=N_("Rent of one accelerator per hour."))
 @option("--region", metavar="NAME", help=N_("Where power is bought; see: suanchou catalog list regions."))
 @option("--pin", multiple=True, metavar="NAME=DEGREE", help=N_("Keep a degree, for example tp=8; may be repeated."))
+@option("--schedule", metavar="NAME", help=N_("Pipeline schedule to keep: 1f1b, zb-h1, zb-v or dualpipe."))
 @option("--offload/--no-offload", default=None, help=N_("Whether host memory may hold states; if needed, by default."))
 @option("--rivals", type=int, metavar="COUNT", help=N_("How many losing plans to show (5)."))
 @option("--exhaustive", is_flag=True, default=None, help=N_("Price every strategy; fills the frontier of time and memory."))
 @option("--sweep", metavar="AXIS=RANGE", help=N_("Plan at many values: nodes=8..4096, accelerators=, seq=, batch=, tokens=."))
 @option("--scaling", metavar="WHICH", help=N_("With --sweep of machines: strong (default, same batch) or weak (it grows)."))
 @option("--what-if", is_flag=True, help=N_("One change at a time, planned again: which one would help most."))
+@option("--gantt", is_flag=True, help=N_("Draw one step of the best plan as a chart, after the tables."))
+@option(
+    "--trace",
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="FILE.json",
+    help=N_("Write one step of the best plan as a trace, for ui.perfetto.dev."),
+)
 @overrides_option
 @catalog_option
 @output_options
@@ -83,6 +95,8 @@ def plan(
     sweep: str | None,
     scaling: str | None,
     what_if: bool,
+    gantt: bool,
+    trace: Path | None,
     **asked: Any,
 ) -> None:
     """Read the scenario, search, print."""
@@ -92,17 +106,24 @@ def plan(
         raise SpecError("--sweep and --what-if are two questions", where="--what-if", hint="ask them one by one")
     if scaling not in (None, "strong", "weak"):
         raise SpecError(f"no scaling is called {scaling!r}", where="--scaling", hint="strong or weak")
+    if (gantt or trace) and (sweep or what_if):
+        raise SpecError("a chart or a trace shows one plan", where="--gantt" if gantt else "--trace", hint="ask for one plan")
     if scaling and not (sweep or "").startswith(("nodes", "accelerators")):
         raise SpecError("the machine does not vary", where="--scaling", hint="add --sweep nodes=8..4096")
     scenario = _scenario(model, asked | ({"pin": _pins(pin)} if pin else {}), overrides)
+    if gantt:
+        terminal_only(output)
+    line: Timeline | None = None
     with use_catalog(catalog_dir), progress_bar(quiet=output.quiet) as progress:
         if sweep:
             report, interrupted = _sweep(scenario, sweep, scaling or "strong", progress)
         elif what_if:
             report, interrupted = _what_if(scenario, progress)
         else:
-            report, interrupted = _plan(scenario, progress)
+            report, interrupted, line = _plan(scenario, progress, drawn=gantt or trace is not None)
     emit(report, output)
+    if line is not None:
+        draw(line, output, about={"plan": report.headline}, gantt=gantt, trace=trace)
     if interrupted:
         raise SystemExit(130)
 
@@ -126,17 +147,21 @@ def _scenario(model: str, asked: dict[str, Any], overrides: tuple[str, ...]) -> 
     return spec.structure(spec.apply_overrides(base, overrides), Scenario, where)
 
 
-def _plan(scenario: Scenario, progress: Progress) -> tuple[Report, bool]:
+def _plan(scenario: Scenario, progress: Progress, *, drawn: bool) -> tuple[Report, bool, Timeline | None]:
     from suanchou.report.mixed import mixed_report
     from suanchou.report.plan import plan_report
     from suanchou.training.plan import Plan
     from suanchou.training.scenario import plan_for, resolved
+    from suanchou.training.timeline import timeline
 
     answer = plan_for(scenario, progress=progress)
     words = {"inputs": asdict(scenario), "scenario": resolved(scenario, answer)}
     if isinstance(answer, Plan):
-        return plan_report(answer, **words), answer.found.interrupted
-    return mixed_report(answer, **words), answer.interrupted
+        line = timeline(answer.problem, answer.strategy) if drawn else None
+        return plan_report(answer, **words), answer.found.interrupted, line
+    if drawn:
+        raise SpecError("a mixed fleet has no chart or trace yet", where="--on", hint="ask for machines of one kind")
+    return mixed_report(answer, **words), answer.interrupted, None
 
 
 def _what_if(scenario: Scenario, progress: Progress) -> tuple[Report, bool]:

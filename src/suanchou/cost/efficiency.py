@@ -244,12 +244,15 @@ def _entries(path: tuple[str, ...]) -> tuple[Mapping[str, EfficiencyValue], Mapp
     return MappingProxyType(entries), MappingProxyType(variants)
 
 
-def _moved(entry: EfficiencyValue, factor: Any) -> EfficiencyValue:
-    """The entry times a fitted factor."""
+def _moved(entry: EfficiencyValue, name: str, factor: Any) -> EfficiencyValue:
+    """The entry times a fitted factor; a share stays below 1."""
     if isinstance(factor, float) and factor == 1.0:
         return entry
+    value = entry.value * factor
+    if name.endswith("_frac"):
+        value = min(value, 1.0) if isinstance(value, float) else value.clip(max=1.0)
     said = f"{entry.source}; times {factor:.3g}, fitted to published runs" if isinstance(factor, float) else entry.source
-    return replace(entry, value=entry.value * factor, grade="fitted", source=said)
+    return replace(entry, value=value, grade="fitted", source=said)
 
 
 @lru_cache(maxsize=256)
@@ -262,14 +265,14 @@ def _fitted(path: tuple[str, ...], factors: Factors) -> Efficiency:
         found = factors.of("efficiency", parts, name)
         return found if dtype == _ANY else found * factors.of("efficiency", parts, name, dtype)
 
-    moved = {name: _moved(entry, factor(entry, name)) for name, entry in entries.items()}
+    moved = {name: _moved(entry, name, factor(entry, name)) for name, entry in entries.items()}
     differing: dict[str, dict[str, EfficiencyValue]] = {}
     dtypes = {dtype for scope, _, _, dtype in factors.values if scope == "efficiency" and dtype != _ANY}
     for dtype in {*variants, *dtypes}:
         own = variants.get(dtype, {})
         named = {name for scope, _, name, each in factors.values if scope == "efficiency" and each == dtype}
         both = {**{name: entries[name] for name in named}, **own}
-        differing[dtype] = {name: _moved(entry, factor(entry, name, dtype)) for name, entry in both.items()}
+        differing[dtype] = {name: _moved(entry, name, factor(entry, name, dtype)) for name, entry in both.items()}
     values = {name: entry.value for name, entry in moved.items()}
     return Efficiency(**values, entries=MappingProxyType(moved), variants=MappingProxyType(differing))
 

@@ -12,14 +12,24 @@ from __future__ import annotations
 import csv
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
 from itertools import accumulate
 from math import exp
 
-__all__ = ["COVERAGE", "HeldOutError", "held_out_errors", "known_family", "outside", "spread", "widest"]
+__all__ = [
+    "COVERAGE",
+    "HeldOutError",
+    "held_out_errors",
+    "judges",
+    "known_family",
+    "outer_quantiles",
+    "outside",
+    "spread",
+    "widest",
+]
 
 COVERAGE = 0.9
 """Share of runs that an interval is meant to hold."""
@@ -74,19 +84,22 @@ def outside(family: str, n_rank: int, seq: int, parameter: float) -> tuple[tuple
     return tuple(item for item in largest if item[1] > item[2])
 
 
-@cache
-def spread(family: str, without: str = "") -> tuple[float, float]:
-    """Measured over predicted step time at the outer quantiles of :data:`COVERAGE`, judged by sources other than ``without``.
+def judges(rows: Sequence[HeldOutError], family: str, without: str = "") -> list[HeldOutError]:
+    """The errors by which a run on ``family`` is judged: of sources other than ``without``, and of its own kind.
 
     A family that no other source has is judged by the runs of which the same is true; where these come from fewer than five
     sources, by all.
     """
-    known = known_family(family, without)
-    others = [row for row in held_out_errors() if row.source != without]
+    others = [row for row in rows if row.source != without]
+    known = any(row.family == family for row in others)
     alike = [row for row in others if row.known == known]
-    judges = alike if len({row.source for row in alike}) >= _FEWEST_SOURCES else others
-    counts = Counter(row.source for row in judges)
-    ordered = sorted(judges, key=lambda row: row.error)
+    return alike if len({row.source for row in alike}) >= _FEWEST_SOURCES else others
+
+
+def outer_quantiles(rows: Sequence[HeldOutError]) -> tuple[float, float]:
+    """Measured over predicted step time at the two ends of :data:`COVERAGE`; every source counts the same."""
+    counts = Counter(row.source for row in rows)
+    ordered = sorted(rows, key=lambda row: row.error)
     cumulative = list(accumulate(1.0 / counts[row.source] for row in ordered))
 
     def quantile(q: float) -> float:
@@ -94,6 +107,12 @@ def spread(family: str, without: str = "") -> tuple[float, float]:
 
     tail = (1.0 - COVERAGE) / 2.0
     return exp(quantile(tail)), exp(quantile(1.0 - tail))
+
+
+@cache
+def spread(family: str, without: str = "") -> tuple[float, float]:
+    """Measured over predicted step time, low and high, for a run on ``family``, judged by sources other than ``without``."""
+    return outer_quantiles(judges(held_out_errors(), family, without))
 
 
 def widest(families: Iterable[str]) -> tuple[float, float]:

@@ -9,6 +9,7 @@ from suanchou.estimate import Estimate
 from suanchou.i18n import N_, _, language
 from suanchou.report.report import Column, Report, Table
 from suanchou.training.plan import Plan, Rival
+from suanchou.training.schedule import SCHEDULES, schedule_named
 from suanchou.training.search import TIE_FRAC, Candidate
 from suanchou.training.strategy import Strategy
 from suanchou.units import fmt, fmt_byte
@@ -122,6 +123,7 @@ def _layout(s: Strategy, dtype: str) -> tuple[tuple[str, str], ...]:
     return (
         (_("parallel degrees"), f"{degrees}  {sp}".rstrip()),
         (_("context parallelism by"), (_("all-to-all (Ulysses)") if s.ulysses else _("ring")) if s.cp != 1 else _("none")),
+        (_("pipeline schedule"), SCHEDULES[schedule_named(int(s.schedule))].label if s.pp != 1 else _("none")),
         (_("pipeline chunks per stage"), str(s.virtual)),
         (_("micro-batch"), str(s.micro_batch)),
         (_("data-parallel sharding"), zero),

@@ -97,16 +97,20 @@ def _honest_table(board: Board, against: str | None) -> Table:
             pairs = [(found.median_abs_frac, found.p90_abs_frac), (out.median_abs_frac, out.p90_abs_frac)]
             if against:
                 pairs += [part.null_quantiles(members, out=left) or (None, None) for left in (False, True)]
-            rows.append((f"{_short(part)} {words}", *(_percent(value) for pair in pairs for value in pair)))
+            label = f"{_short(part)} {words}".replace(" A+B full", " full")
+            rows.append((label, *(_percent(value) for pair in pairs for value in pair)))
+        means = part.macro_means if against else part.macro_means[:2]
+        rows.append((f"{_short(part)} macro", *(text for value in means for text in (_percent(value), ""))))
     names = [N_("on all"), N_("left out")]
     names += [N_("null"), N_("null, others")] if against else []
     columns = [Column(name=N_("set"), align="left", whole=True)]
     for name in names:
         columns += [Column(name=name, unit="%"), Column(name="P90", unit="%")]
-    note = N_("Left out: every source is predicted by constants that were fitted without it.")
+    note = N_("Left out: constants fitted without the run's source. Macro: mean error, every source and accelerator alike.")
     if against:
         note = N_(
-            "Left out: by constants fitted without the source. The null model knows one median rate per accelerator and type."
+            "Left out: constants fitted without the run's source. Macro: mean error, every source and accelerator alike."
+            " The null model knows one median rate per accelerator and type, of all sources or of others."
         )
     return Table(title=N_("Fitted constants"), columns=tuple(columns), rows=tuple(rows), note=note)
 
@@ -244,7 +248,7 @@ def _detail(p: Prediction) -> dict[str, Any]:
 
 
 def _set(part: RunSet, by: By | None) -> dict[str, Any]:
-    macro, macro_null = part.macro
+    macro, macro_out, macro_null, macro_null_out = part.macro_means
     out: dict[str, Any] = {}
     for name, _words in _PARTS:
         out[name] = as_dict(part.score(part.part(name)))
@@ -257,7 +261,13 @@ def _set(part: RunSet, by: By | None) -> dict[str, Any]:
         out[name]["null_p90_abs_frac"] = seen and seen[1]
         out[name]["null_other_sources_median_abs_frac"] = left_out and left_out[0]
         out[name]["null_other_sources_p90_abs_frac"] = left_out and left_out[1]
-    out |= {"macro_mean_abs_frac": macro, "null_macro_mean_abs_frac": macro_null, "memory": part.memory}
+    out |= {
+        "macro_mean_abs_frac": macro,
+        "held_out_macro_mean_abs_frac": macro_out,
+        "null_macro_mean_abs_frac": macro_null,
+        "null_other_sources_macro_mean_abs_frac": macro_null_out,
+        "memory": part.memory,
+    }
     out |= {"rank_groups": part.rank_groups, "plan_groups": part.plan_groups}
     if by is not None:
         out[f"by_{by}"] = {name: as_dict(found) for name, found in part.by(by).items()}

@@ -9,6 +9,7 @@ from suanchou.cost.kernels import element_byte
 from suanchou.model.architecture import Attention, LatentAttention, Layer, MoE
 from suanchou.model.operators import Num, Shape
 from suanchou.training.memory import shard_count, stage_parameters
+from suanchou.training.pipeline import stage_ends
 from suanchou.training.problem import Problem
 from suanchou.training.strategy import Strategy
 
@@ -279,12 +280,13 @@ def gradient_reduce_s(problem: Problem, s: Strategy, free_s: Num) -> Num:
 
 
 def _tied_reduce_s(problem: Problem, s: Strategy) -> Num:
-    """All-reduce of a shared table's gradient between the first and the last stage."""
+    """All-reduce of a shared table's gradient between the first and the last stage, where no rank holds both."""
     if not problem.tied_copy:
         return 0.0
     byte = problem.tied_copy / s.tp * problem.stack.gradient_reduce_byte * problem.trained_frac
     outer = problem.group(2.0, s.tp * s.cp * s.dp * np.maximum(s.pp - 1.0, 1.0))
-    return np.where(np.asarray(s.pp) > 1, problem.fabric.all_reduce_s(byte, outer), 0.0)
+    apart = stage_ends(s.pp, s.schedule, "first")[1] == 0
+    return np.where(apart, problem.fabric.all_reduce_s(byte, outer), 0.0)
 
 
 def parameter_gather_s(problem: Problem, s: Strategy, free_s: Num) -> Num:

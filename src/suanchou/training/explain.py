@@ -15,6 +15,7 @@ from suanchou.training.layer_time import LayerTime
 from suanchou.training.memory import STAGES, ActivationTable, Memory, stage_memory
 from suanchou.training.pipeline import in_flight, stage_layers
 from suanchou.training.problem import Problem
+from suanchou.training.schedule import SCHEDULES, schedule_named
 from suanchou.training.strategy import Strategy
 from suanchou.training.time import StageTime, StepTime, step_time
 
@@ -106,7 +107,8 @@ def _formula(problem: Problem, s: Strategy, step: StepTime, name: str, m: float,
         "pipeline_bubble": lambda: (
             "one stage: no bubble"
             if s.pp == 1
-            else f"(sum of {s.pp} stage times - slowest {_number(step.slowest.total):.6g} s) / {s.virtual} chunks per stage"
+            else f"longest path through {m:g} micro-batches on {s.pp} stages of {s.virtual} chunks "
+            f"({SCHEDULES[schedule_named(int(s.schedule))].label}) - {m:g} * {_number(step.slowest.total):.6g} s on the slowest"
         ),
         "pipeline_send": lambda: "2 * (PP - 1 + micro-batches * chunks * exposed share) sends of one micro-batch's activations",
         "gradient_reduce": lambda: (
@@ -179,8 +181,9 @@ def explain_memory(problem: Problem, s: Strategy, acts: ActivationTable) -> Esti
     stage = fullest_stage(problem, s, acts)
     memory = stage_memory(problem, s, acts, stage)
     stack = problem.stack
-    layers = _number(getattr(stage_layers(problem.n_layer, s.pp, s.virtual), stage))
-    held = _number(in_flight(s.pp, s.virtual, s.micro_batches(problem.work), {"first": 0, "middle": 1}.get(stage, s.pp - 1)))
+    layers = _number(getattr(stage_layers(problem.n_layer, s.pp, s.virtual, s.schedule), stage))
+    index = {"first": 0, "middle": 1}.get(stage, s.pp - 1)
+    held = _number(in_flight(s.pp, s.virtual, s.micro_batches(problem.work), index, s.schedule))
     formulas = {
         "weight": f"{stack.weight_byte:g} byte per parameter on this rank" + (" / ZeRO-3 group" if s.zero == 3 else ""),
         "gradient": f"{stack.gradient_byte:g} byte per parameter" + (" / ZeRO group" if int(_number(s.zero)) >= 2 else ""),

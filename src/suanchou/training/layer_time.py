@@ -25,7 +25,12 @@ __all__ = ["LayerTime", "layer_time"]
 
 
 class LayerTime(NamedTuple):
-    """Seconds of one micro-batch on one rank: per (average) layer, and in embedding and head."""
+    """Seconds of one micro-batch on one rank: per (average) layer, and in embedding and head.
+
+    ``embedding`` and ``head`` are forward and backward together; ``embedding_forward`` and ``head_forward`` the forward part of
+    them. ``weight_gradient`` and ``head_weight_gradient`` are the part of a backward that computes weight gradients only, which
+    zero-bubble schedules run later.
+    """
 
     forward: Num
     backward: Num
@@ -43,6 +48,10 @@ class LayerTime(NamedTuple):
     again: Num
     tensor_again: Num
     gradient: Num
+    embedding_forward: Num = 0.0
+    head_forward: Num = 0.0
+    weight_gradient: Num = 0.0
+    head_weight_gradient: Num = 0.0
 
 
 def _plain_s(problem: Problem, ops: tuple[Operator, ...], phase: Phase) -> Num:
@@ -70,7 +79,7 @@ def layer_time(problem: Problem, s: Strategy) -> LayerTime:
     are the forward of a layer as full recomputation runs it, ``gradient`` the passes over a layer's gradients beside the
     products that make them.
     """
-    shape, work, arch = problem.shape(s), problem.work, problem.work.arch
+    shape = problem.shape(s)
     sums: dict[str, Num] = dict.fromkeys(LayerTime._fields, 0.0)
     for kind in problem.kinds:
         layer, share = kind.layer, kind.share
@@ -85,6 +94,7 @@ def layer_time(problem: Problem, s: Strategy) -> LayerTime:
         backward = problem.backward(layer, shape)
         backward_s = _seconds(problem, backward, s, "backward")
         sums["backward"] = sums["backward"] + share * backward_s
+        sums["weight_gradient"] = sums["weight_gradient"] + share * _weight_gradient_s(problem, backward, s)
         tensor = tensor_s(problem, layer, s, shape, forward_s, backward_s)
         sums["tensor_forward"] = sums["tensor_forward"] + share * tensor[0]
         sums["tensor_backward"] = sums["tensor_backward"] + share * tensor[1]
@@ -99,20 +109,49 @@ def layer_time(problem: Problem, s: Strategy) -> LayerTime:
         if isinstance(layer.ffn, MoE):
             both = 0.5 * (forward_s + backward_s)
             sums["expert"] = sums["expert"] + share * expert_s(problem, layer.ffn, s, shape, both)
-    sums["embedding"] = _plain_s(problem, embedding_forward(arch, shape), "forward") + _plain_s(
-        problem, () if work.adapter_rank else embedding_backward(arch, shape), "backward"
-    )
-    # frameworks run low precision inside layers: logits are a product in the type of the activations
-    head = _plain_s(problem, head_forward(arch, shape), "forward") + _plain_s(
-        problem, without_weight_gradients(head_backward(arch, shape), work.adapter_rank), "backward"
-    )
-    sums["head"] = head * (1.0 + len(arch.mtp))
-    for layer in arch.mtp:
-        sums["head"] = sums["head"] + _seconds(problem, problem.forward(layer, shape), s, "forward")
-        sums["head"] = sums["head"] + _seconds(problem, problem.backward(layer, shape), s, "backward")
+    _ends(problem, s, sums)
     sums["head_tensor"] = head_tensor_s(problem, s, shape)
-    pass_s = stream_s(problem.stack.gradient_pass_byte * problem.trained_frac, problem.accelerator, problem.eff)
-    sums["gradient"] = pass_s * layer_parameters(problem, s)
-    first, last = (pass_s * (end.split / s.tp + end.replicated) for end in problem.ends)
-    sums["embedding"], sums["head"] = sums["embedding"] + first, sums["head"] + last
+    sums["gradient"] = _pass_s(problem) * layer_parameters(problem, s)
     return LayerTime(**sums)
+
+
+def _weight_gradient_s(problem: Problem, ops: tuple[Operator, ...], s: Strategy) -> Num:
+    """Kernels of a backward whose result is a weight gradient; 0 for stacks whose schedules never part them from the rest."""
+    if not problem.stack.splits_backward:
+        return 0.0
+    return _seconds(problem, _weight_gradients(ops), s, "backward")
+
+
+def _weight_gradients(ops: tuple[Operator, ...]) -> tuple[Operator, ...]:
+    return tuple(op for op in ops if op.name.endswith(".wgrad"))
+
+
+def _pass_s(problem: Problem) -> float:
+    """Seconds that the passes over the gradient of one parameter take."""
+    return float(stream_s(problem.stack.gradient_pass_byte * problem.trained_frac, problem.accelerator, problem.eff))
+
+
+def _ends(problem: Problem, s: Strategy, sums: dict[str, Num]) -> None:
+    """Add embedding, head and multi-token-prediction layers, which run with the head.
+
+    Frameworks run low precision inside layers: embedding and logits are in the type of the activations.
+    """
+    shape, work = problem.shape(s), problem.work
+    arch, rank, pass_s = work.arch, work.adapter_rank, _pass_s(problem)
+    passes = tuple(pass_s * (end.split / s.tp + end.replicated) for end in problem.ends)
+    sums["embedding_forward"] = _plain_s(problem, embedding_forward(arch, shape), "forward")
+    backward = () if rank else embedding_backward(arch, shape)
+    sums["embedding"] = sums["embedding_forward"] + _plain_s(problem, backward, "backward") + passes[0]
+    backward = without_weight_gradients(head_backward(arch, shape), rank)
+    times = 1.0 + len(arch.mtp)
+    forward_s = times * _plain_s(problem, head_forward(arch, shape), "forward")
+    backward_s = times * _plain_s(problem, backward, "backward") + passes[1]
+    weight_s: Num = 0.0
+    if problem.stack.splits_backward:
+        weight_s = times * _plain_s(problem, _weight_gradients(backward), "backward")
+    for layer in arch.mtp:
+        backward = problem.backward(layer, shape)
+        forward_s = forward_s + _seconds(problem, problem.forward(layer, shape), s, "forward")
+        backward_s = backward_s + _seconds(problem, backward, s, "backward")
+        weight_s = weight_s + _weight_gradient_s(problem, backward, s)
+    sums["head"], sums["head_forward"], sums["head_weight_gradient"] = forward_s + backward_s, forward_s, weight_s

@@ -17,8 +17,9 @@ from suanchou.model.activations import Stack as Kept
 from suanchou.model.architecture import Layer, LinearAttention, StateSpace
 from suanchou.model.operators import Num, Recompute, Shape
 from suanchou.model.working import core_output_byte, layer_working_byte, linear_weights, logits_count
-from suanchou.training.pipeline import in_flight, stage_layers
+from suanchou.training.pipeline import in_flight, parameter_copies, stage_ends, stage_layers
 from suanchou.training.problem import Problem, ShardSum
+from suanchou.training.schedule import SCHEDULES
 from suanchou.training.stack import Stack
 from suanchou.training.strategy import Strategy
 
@@ -203,30 +204,42 @@ def _placeholders(problem: Problem, s: Strategy) -> tuple[Num, Num]:
 def _kind_layers(problem: Problem, s: Strategy, stage: str) -> list[Num]:
     """Layers of every kind in a stage. The first stage begins with the first layer and the last ends with the last.
 
-    The middle stage is the one before the last: where a model's first layers are smaller, it is the fullest.
+    The middle stage is the one before the last: where a model's first layers are smaller, it is the fullest. A rank of ZB-V
+    holds a chunk as far from the end as its other one is from the front; one of DualPipe a stage of each direction, of which
+    these are the mean.
     """
-    layers = getattr(stage_layers(problem.n_layer, s.pp, s.virtual), stage)
+    layers = getattr(stage_layers(problem.n_layer, s.pp, s.virtual, s.schedule), stage)
     if problem.averaged or len(problem.kinds) == 1:
         return [layers * kind.share for kind in problem.kinds]
-    pp, virtual = np.broadcast_arrays(np.asarray(s.pp, dtype=float), np.asarray(s.virtual, dtype=float))
-    pairs, where = np.unique(np.stack([pp.ravel(), virtual.ravel()]), axis=1, return_inverse=True)
-    counts = np.array([_mix(problem, p, v, stage) for p, v in pairs.T]).reshape(-1, len(problem.kinds))
-    return [counts[where.ravel(), i].reshape(pp.shape) for i in range(len(problem.kinds))]
+    fields = np.broadcast_arrays(*(np.asarray(x, dtype=float) for x in (s.pp, s.virtual, s.schedule)))
+    found, where = np.unique(np.stack([field.ravel() for field in fields]), axis=1, return_inverse=True)
+    counts = np.array([_mix(problem, p, v, code, stage) for p, v, code in found.T]).reshape(-1, len(problem.kinds))
+    return [counts[where.ravel(), i].reshape(fields[0].shape) for i in range(len(problem.kinds))]
 
 
-def _mix(problem: Problem, pp: float, virtual: float, stage: str) -> list[float]:
+def _mix(problem: Problem, pp: float, virtual: float, schedule: float, stage: str) -> list[float]:
     """Layers of every kind in one stage of one pipeline; chunks are as wide as each other."""
     first, middle, last = (float(np.asarray(n)) for n in stage_layers(problem.n_layer, pp, virtual))
-    n, total = {"first": first, "middle": middle, "last": last}[stage], float(problem.n_layer)
+    total, index = float(problem.n_layer), {"first": 0.0, "middle": max(pp - 2.0, 0.0), "last": pp - 1.0}[stage]
     if virtual == 1:
-        starts, width = [{"first": 0.0, "middle": max(total - last - middle, 0.0), "last": total - last}[stage]], n
+        spans = {
+            "first": (0.0, first),
+            "middle": (max(total - last - middle, 0.0), middle),
+            "last": (total - last, last),
+        }
+        held = [spans[stage]]
+        if parameter_copies(schedule) > 1:
+            held.append({"first": spans["last"], "middle": (first, middle), "last": spans["first"]}[stage])
     else:
         width = total / (pp * virtual)
-        index = {"first": 0.0, "middle": max(pp - 2.0, 0.0), "last": pp - 1.0}[stage]
-        starts = [(chunk * pp + index) * width for chunk in range(int(virtual))]
+        chunks = [chunk * pp + index for chunk in range(int(virtual))]
+        if schedule == SCHEDULES["zb-v"].code:
+            chunks = [index, 2.0 * pp - 1.0 - index]
+        held = [(chunk * width, width) for chunk in chunks]
     before = problem.kind_before
     at = np.arange(problem.n_layer + 1)
-    found = [sum(float(np.interp(a + width, at, kind) - np.interp(a, at, kind)) for a in starts) for kind in before]
+    found = [sum(float(np.interp(a + n, at, kind) - np.interp(a, at, kind)) for a, n in held) for kind in before]
+    n = float(np.asarray(getattr(stage_layers(problem.n_layer, pp, virtual, schedule), stage)))
     return [n / max(sum(found), 1e-30) * count for count in found]
 
 
@@ -248,17 +261,17 @@ def _per_rank(problem: Problem, total: ShardSum, kv_ways: float, s: Strategy) ->
 
 
 def stage_parameters(problem: Problem, s: Strategy, stage: str) -> _Parameters:
-    """Parameters of one rank, dense and expert, before ZeRO."""
+    """Parameters of one rank, dense and expert, before ZeRO; of both its stages in DualPipe."""
+    copies = parameter_copies(s.schedule)
     dense: Num = 0.0
     expert: Num = 0.0
     for kind, layers in zip(problem.kinds, _kind_layers(problem, s, stage), strict=True):
         one = _per_rank(problem, kind.parameters, kind.kv_ways, s)
-        dense, expert = dense + layers * one.dense, expert + layers * one.expert
+        dense, expert = dense + copies * layers * one.dense, expert + copies * layers * one.expert
     single = np.asarray(s.pp) == 1
     first, last = (_per_rank(problem, end, 1, s) for end in problem.ends)
-    at_first: Num = np.where(single | (stage == "first"), 1.0, 0.0)
-    at_last: Num = np.where(single | (stage == "last"), 1.0, 0.0)
-    copy = np.where(single, 0.0, problem.tied_copy / s.tp)
+    at_first, at_last = stage_ends(s.pp, s.schedule, stage)
+    copy = np.where(single | (at_first * at_last > 0), 0.0, problem.tied_copy / s.tp)
     dense = dense + at_first * first.dense + at_last * (last.dense + copy)
     return _Parameters(dense, expert + at_last * last.expert)
 
@@ -294,28 +307,26 @@ def _tensors(problem: Problem, s: Strategy, acts: ActivationTable, stage: str) -
         split_expert = np.where(z >= from_zero, n_expert, 1.0)
         return byte * (dense / split_dense + expert / split_expert)
 
-    layers = stage_layers(problem.n_layer, s.pp, s.virtual)
+    layers = stage_layers(problem.n_layer, s.pp, s.virtual, s.schedule)
     n_layer = getattr(layers, stage)
     index = {"first": 0.0, "middle": np.minimum(1.0, s.pp - 1.0), "last": s.pp - 1.0}[stage]
-    held = in_flight(s.pp, s.virtual, s.micro_batches(problem.work), index)
+    held = in_flight(s.pp, s.virtual, s.micro_batches(problem.work), index, s.schedule)
     excess = getattr(acts, f"excess_{stage}")
     kept = acts.none + excess + (acts.selective - acts.none) * s.selective
     per_layer = kept + (acts.full - kept) * s.full_frac
     again = np.where(np.asarray(s.full_frac) > 0, acts.whole, np.where(np.asarray(s.selective) > 0, acts.core, 0.0))
     on_device = np.where(np.asarray(s.offload_activation) > 0, np.minimum(2.0, n_layer * held), n_layer * held)
-    single = np.asarray(s.pp) == 1
-    embedding = np.where(single | (stage == "first"), acts.embedding * held, 0.0)
-    at_last = single | (stage == "last")
-    loss = np.where(at_last, acts.loss, 0.0)
+    at_first, at_last = stage_ends(s.pp, s.schedule, stage)
+    embedding, loss = at_first * acts.embedding * held, at_last * acts.loss
     optimizer = state(stack.optimizer_byte * problem.trained_frac, 1) * (1.0 - s.offload_optimizer)
     weight, gradient = (
         state(problem.weight_byte(s), 3) * (1.0 - s.offload_weight),
         state(stack.gradient_byte * problem.trained_frac, 2),
     )
     activation = per_layer * on_device + embedding
-    head = np.where(at_last, acts.head, 0.0) + loss
+    head = at_last * acts.head + loss
     working = np.maximum(acts.working + again - loss, 0.0) + acts.placeholder
-    gathered = _gathered(problem, s, dense + expert, n_layer)
+    gathered = _gathered(problem, s, dense + expert, parameter_copies(s.schedule) * n_layer)
     groups: Num = np.asarray(1.0)
     for degree in (s.tp, s.cp, s.pp, s.ep):
         groups = groups + np.where(np.asarray(degree) > 1, 1.0, 0.0)
@@ -349,7 +360,8 @@ def host_byte(problem: Problem, s: Strategy, acts: ActivationTable) -> Num:
         split_expert = np.where(z >= from_zero, shard_count(problem, s, expert=True), 1.0)
         return byte * (dense / split_dense + expert / split_expert)
 
-    held = in_flight(s.pp, s.virtual, s.micro_batches(problem.work)) * stage_layers(problem.n_layer, s.pp, s.virtual).first
+    layers = stage_layers(problem.n_layer, s.pp, s.virtual, s.schedule).first
+    held = in_flight(s.pp, s.virtual, s.micro_batches(problem.work), 0, s.schedule) * layers
     kept = acts.none + (acts.selective - acts.none) * s.selective
     activation = s.offload_activation * (kept + (acts.full - kept) * s.full_frac) * held
     states = s.offload_optimizer * state(stack.optimizer_byte * problem.trained_frac, 1) + s.offload_weight * state(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -11,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from suanchou.cost.spread import outside
-from suanchou.errors import Infeasible
+from suanchou.errors import Infeasible, SpecError
 from suanchou.estimate import Estimate
 from suanchou.i18n import N_, _
 from suanchou.machine import training_dtype
@@ -21,14 +20,16 @@ from suanchou.model.parameters import parameter_count
 from suanchou.training.explain import step_parts, verdict
 from suanchou.training.price import price, tables_of
 from suanchou.training.problem import Problem
+from suanchou.training.question import on_ranks, workloads
 from suanchou.training.reliability import Reliability
 from suanchou.training.run import run_estimates
+from suanchou.training.schedule import SCHEDULES
 from suanchou.training.search import Candidate, Found, search
 from suanchou.training.stack import Stack, default_stack
 from suanchou.training.stack import stack as stack_named
 from suanchou.training.strategy import Options, Strategy, divisors
 from suanchou.training.time import step_time
-from suanchou.training.workload import Objective, Workload, workload
+from suanchou.training.workload import Objective, Workload
 
 __all__ = ["Plan", "Rival", "outside_published", "plan"]
 
@@ -121,10 +122,7 @@ def _sizes(problem: Problem) -> list[int]:
 
 def _part(problem: Problem, n_rank: int, q: _Question) -> Problem:
     """The same problem on the first ``n_rank`` ranks, with a batch that they can share out where it was left open."""
-    group = problem.cluster.groups[0]
-    n_node = max(1, math.ceil(n_rank / group.node.n_accelerator))
-    part = replace(problem.cluster, groups=(replace(group, n_node=n_node),))
-    return replace(problem, cluster=part, work=q.work_on(n_rank=n_rank))
+    return on_ranks(problem, n_rank, q.work_on(n_rank=n_rank))
 
 
 def _search(problem: Problem, n_rank: int, q: _Question) -> Found:
@@ -224,6 +222,7 @@ def plan(
     reliability: Reliability | None = None,
     usd_per_accelerator_h: float | None = None,
     fixed: Mapping[str, int] | None = None,
+    schedule: str | None = None,
     offload: bool | None = None,
     keep: int = 5,
     exhaustive: bool = False,
@@ -240,7 +239,8 @@ def plan(
     deadline_s : longest wall time allowed.
     goodput : share of wall time that advances the model; by default it follows from ``reliability``: failures, checkpoints and
         restarts.
-    fixed : layout fields to pin, for example ``{"tp": 8}``. ``offload``: whether host memory may hold
+    fixed : layout fields to pin, for example ``{"tp": 8}``. ``schedule``: pipeline schedule
+        to keep. ``offload``: whether host memory may hold
         states; by default only where nothing fits otherwise.
     keep : rivals to show. ``exhaustive`` prices every strategy, for the frontier.
 
@@ -251,18 +251,9 @@ def plan(
     SpecError : impossible inputs.
     """
     chosen_dtype = dtype or training_dtype(cluster.groups[0].node.accelerator)
-    work_on = functools.partial(
-        workload,
-        arch,
-        token=token,
-        dtype=chosen_dtype,
-        parameters=float(parameter_count(arch)),
-        seq=seq,
-        global_batch=global_batch,
-    )
-    software = (
-        stack_named(stack) if isinstance(stack, str) else stack or default_stack(cluster.groups[0].node.accelerator.vendor)
-    )
+    work_on = workloads(arch, cluster, token=token, dtype=dtype, seq=seq, global_batch=global_batch)
+    vendor = cluster.groups[0].node.accelerator.vendor
+    software = stack_named(stack) if isinstance(stack, str) else stack or default_stack(vendor)
     question = _Question(
         work_on=work_on,
         objective=objective,
@@ -270,7 +261,7 @@ def plan(
         goodput=goodput,
         reliability=reliability,
         usd_per_accelerator_h=usd_per_accelerator_h,
-        fixed=fixed or {},
+        fixed=dict(fixed or {}) | _pinned_schedule(software, schedule),
         options=Options.build(software.zero_stages, offload=bool(offload)),
         fp8=fp8,
         keep=keep,
@@ -286,6 +277,18 @@ def plan(
     if not found.best:
         raise _refuse(problem, found, question)
     return _answer(problem, n_rank, found, question, software)
+
+
+def _pinned_schedule(software: Stack, name: str | None) -> dict[str, int]:
+    if name is None:
+        return {}
+    if name not in software.schedules:
+        raise SpecError(
+            f"stack {software.name} has no pipeline schedule {name!r}",
+            where="--schedule",
+            hint=f"it has {', '.join(software.schedules)}; --stack names another",
+        )
+    return {"schedule": SCHEDULES[name].code}
 
 
 def _answer(problem: Problem, n_rank: int, found: Found, q: _Question, software: Stack) -> Plan:

@@ -14,14 +14,17 @@ from suanchou.machine.cluster import Cluster
 from suanchou.model.source import find_model
 from suanchou.training.mixed import MixedPlan, plan_mixed
 from suanchou.training.plan import Plan, plan
+from suanchou.training.problem import Problem
+from suanchou.training.question import problem_on
 from suanchou.training.reliability import Reliability
+from suanchou.training.schedule import SCHEDULES
 from suanchou.training.strategy import LAYOUT_FIELDS
 from suanchou.training.workload import Objective
 from suanchou.units import parse
 
-__all__ = ["Scenario", "plan_for", "plan_on", "reliability_of", "resolved", "scenario_from_file"]
+__all__ = ["Scenario", "plan_for", "plan_on", "problem_for", "reliability_of", "resolved", "scenario_from_file"]
 
-_PINS = {name: name for name in LAYOUT_FIELDS} | {"virtual_stages": "virtual"}
+_PINS = {name: name for name in LAYOUT_FIELDS if name != "schedule"} | {"virtual_stages": "virtual"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,6 +49,7 @@ class Scenario:
     checkpoint : ``async`` (written behind the steps) or ``sync``.
     usd_per_hour : rent of one accelerator.
     pin : layout degrees to keep, for example ``{tp: 8}``.
+    schedule : pipeline schedule to keep, by name; any that the stack has by default.
     offload : whether plans may keep states in host memory; by default only where nothing fits otherwise.
     rivals : how many losing plans to show.
     exhaustive : price every strategy, not only those that can win.
@@ -72,6 +76,7 @@ class Scenario:
     usd_per_hour: float | None = None
     region: str | None = None
     pin: Mapping[str, int] = field(default_factory=dict)
+    schedule: str | None = None
     offload: bool | None = None
     rivals: int = 5
     exhaustive: bool = False
@@ -90,6 +95,10 @@ class Scenario:
             raise SpecError(f"no checkpoints are {self.checkpoint!r}", where="--checkpoint", hint="async or sync")
         if self.usd_per_hour is not None and not self.usd_per_hour > 0:
             raise SpecError(f"{self.usd_per_hour:g} is not a rent", where="--usd-per-hour", hint="a positive amount per hour")
+        if self.schedule is not None and self.schedule not in SCHEDULES:
+            raise SpecError(
+                f"unknown pipeline schedule {self.schedule!r}", where="--schedule", hint=f"one of {', '.join(SCHEDULES)}"
+            )
         for name, value in (("--seq", self.seq), ("--batch", self.batch), ("--rivals", self.rivals + 1)):
             if value is not None and not 1 <= value <= 10**9:
                 raise SpecError(f"{value} is not a possible size", where=name, hint="from 1 to 1000000000")
@@ -148,6 +157,8 @@ def plan_for(scenario: Scenario, *, progress: Callable[[int, int], None] | None 
     machines = cluster(scenario.on, region=scenario.region)
     if len(machines.groups) == 1:
         return plan_on(scenario, machines, progress=progress)
+    if scenario.schedule not in (None, "1f1b"):
+        raise SpecError("a mixed fleet runs 1F1B", where="--schedule", hint="leave it out")
     if scenario.exhaustive:
         raise SpecError("a mixed fleet is not searched exhaustively", where="--exhaustive", hint="leave it out")
     return plan_mixed(cluster=machines, link=scenario.link, **_asked(scenario, progress))
@@ -170,7 +181,7 @@ def plan_on(scenario: Scenario, machines: Cluster, *, progress: Callable[[int, i
         )
     if scenario.link is not None:
         raise SpecError("one group has no link to another", where="--link", hint="give --on more than once, or leave it out")
-    return plan(cluster=machines, exhaustive=scenario.exhaustive, **_asked(scenario, progress))
+    return plan(cluster=machines, exhaustive=scenario.exhaustive, schedule=scenario.schedule, **_asked(scenario, progress))
 
 
 def _asked(scenario: Scenario, progress: Callable[[int, int], None] | None) -> dict[str, Any]:
@@ -194,6 +205,25 @@ def _asked(scenario: Scenario, progress: Callable[[int, int], None] | None) -> d
         "keep": scenario.rivals,
         "progress": progress,
     }
+
+
+def problem_for(scenario: Scenario, n_rank: int) -> Problem:
+    """The problem that the strategies of ``n_rank`` ranks in the answer to a scenario were priced for.
+
+    Raises
+    ------
+    SpecError, MissingData : as :func:`suanchou.training.plan.plan`.
+    """
+    return problem_on(
+        find_model(scenario.model).architecture,
+        cluster(scenario.on, region=scenario.region),
+        n_rank,
+        token=parse(scenario.tokens, "1", where="--tokens"),
+        seq=scenario.seq,
+        global_batch=scenario.batch,
+        dtype=None if scenario.dtype == "fp8" else scenario.dtype,
+        stack=scenario.stack,
+    )
 
 
 def resolved(scenario: Scenario, answer: Plan | MixedPlan) -> dict[str, Any]:

@@ -21,11 +21,11 @@ from suanchou.training.layer_time import LayerTime, layer_time
 from suanchou.training.memory import STAGES, ActivationTable, activation_table, host_byte, stage_memory, stage_needed
 from suanchou.training.problem import Problem
 from suanchou.training.strategy import LAYOUT_FIELDS, Options, Strategy, layouts
-from suanchou.training.time import step_time
+from suanchou.training.time import step_time, step_total_s
 
 __all__ = ["TIE_FRAC", "Candidate", "Found", "Tables", "lower_bound_s", "needed_memory", "peak_memory", "search", "tables"]
 
-CHUNK = 400_000
+CHUNK = 100_000
 """Candidates priced at once: about twenty arrays of this length live at the same time."""
 
 LAYER_KEY = ("tp", "cp", "ep", "micro_batch", "sp", "ulysses", "fp8")
@@ -146,7 +146,7 @@ def _price(problem: Problem, layout: Strategy, table: Tables, options: Options, 
         host = np.broadcast_to(host_byte(problem, s, table.activation) <= problem.node.host_memory_byte, shape)
         refused[N_("offload needs more memory than the host has")] += int(np.count_nonzero(fits & ~host))
         fits = fits & host
-    step = np.broadcast_to(step_time(problem, s, table.time, table.activation).total, shape)
+    step = np.broadcast_to(step_total_s(problem, s, table.time, table.activation), shape)
     flat = np.where(fits, step, np.inf).reshape(n, -1)
     quickest = flat.min(axis=1)
     ok = np.isfinite(quickest)
@@ -195,8 +195,9 @@ def search(
     MissingData : the accelerator lacks a needed figure.
     """
     options = options or Options.build(problem.stack.zero_stages)
+    ranks, stack = n_rank or problem.cluster.n_accelerator, problem.stack
     layout, refused_layouts = layouts(
-        problem.work, n_rank or problem.cluster.n_accelerator, fp8=fp8, fixed=fixed, expert_tensor=problem.stack.expert_tensor
+        problem.work, ranks, fp8=fp8, fixed=fixed, expert_tensor=stack.expert_tensor, schedules=stack.schedules
     )
     n = int(np.asarray(layout.tp).shape[0])
     refused = Counter({reason: count * options.size for reason, count in refused_layouts.items()})

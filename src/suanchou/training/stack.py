@@ -11,6 +11,7 @@ from suanchou.catalog import catalogue
 from suanchou.catalog.records import Cell
 from suanchou.cost.fitted import Factors, fitted_factors
 from suanchou.errors import SpecError
+from suanchou.training.schedule import SCHEDULES
 
 __all__ = ["Stack", "default_stack", "lineage", "stack"]
 
@@ -49,6 +50,8 @@ class Stack:
     place of weight gradients are ``kept``, ``freed`` or not there (``none``); ``live_parameters`` is how many parameters
     ZeRO-3 keeps gathered; ``bucket_byte`` the flat buffers that gradients are reduced through. ``allocator_*`` are shares of
     the tensors' bytes: expected, at worst, and what the allocator cannot give back.
+
+    ``schedules``: the pipeline schedules it has (:data:`suanchou.training.schedule.SCHEDULES`).
 
     ``sources`` gives for every field its evidence grade and source.
     """
@@ -104,7 +107,13 @@ class Stack:
     live_parameters: float
     bucket_byte: float
     allocator_need_frac: float
+    schedules: tuple[str, ...]
     sources: Mapping[str, str]
+
+    @property
+    def splits_backward(self) -> bool:
+        """Whether one of its schedules computes weight gradients apart from the rest of the backward."""
+        return any(SCHEDULES[name].splits_backward for name in self.schedules)
 
 
 def _cells(name: str) -> tuple[dict[str, Cell], tuple[str, ...]]:
@@ -160,7 +169,7 @@ def stack(name: str, factors: Factors | None = None) -> Stack:
         factor = factors.of("stack", lineage, item.name)
         if not (isinstance(factor, float) and factor == 1.0):
             value = value * factor
-            sources[item.name] += "; moved by a fit to published runs"
+            sources[item.name] = f"{cell.source}; moved by a fit to published runs [fitted]"
         values[item.name] = value
     return Stack(**values, sources=sources)
 
@@ -185,6 +194,7 @@ _VALUE: Mapping[str, Callable[[Any], Any]] = {
     "broadcast_weights": bool,
     "scatter_sends": bool,
     "zero_stages": lambda text: tuple(json.loads(text)),
+    "schedules": lambda text: tuple(json.loads(text)),
 }
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -14,7 +14,9 @@ from numpy.typing import NDArray
 from suanchou.i18n import N_
 from suanchou.model.architecture import MLP, Architecture, Attention, LatentAttention, LinearAttention, MoE, StateSpace
 from suanchou.model.operators import Num
+from suanchou.training.schedule import SCHEDULES, schedule_named
 from suanchou.training.workload import Workload
+from suanchou.training.zero_bubble import FEWEST_STAGES
 
 __all__ = ["LAYOUT_FIELDS", "OPTION_FIELDS", "Options", "Strategy", "divisors", "layouts", "virtual_stages"]
 
@@ -34,6 +36,7 @@ class Strategy:
     sp : 1 with sequence parallelism (norms and residuals split over TP).
     ulysses : 1 where CP exchanges heads by all-to-all instead of passing keys and values round a ring.
     fp8 : 1 where linear layers run in fp8.
+    schedule : code of the pipeline schedule (:data:`suanchou.training.schedule.SCHEDULES`); 0 is 1F1B.
     zero : 0 to 3; 3 is fully sharded (FSDP).
     shard_domain : 1 where ZeRO shards within a scale-up domain and replicates across (HSDP), else over all of DP x CP.
     selective : 1 where attention cores are recomputed.
@@ -51,6 +54,7 @@ class Strategy:
     sp: Num = 0
     ulysses: Num = 0
     fp8: Num = 0
+    schedule: Num = 0
     zero: Num = 0
     shard_domain: Num = 0
     selective: Num = 0
@@ -85,6 +89,7 @@ class Strategy:
             "dp": self.dp,
             "ep": self.ep,
             "virtual_stages": self.virtual,
+            "schedule": schedule_named(int(self.schedule)),
             "micro_batch": self.micro_batch,
             "sequence_parallel": bool(self.sp),
             "fp8": bool(self.fp8),
@@ -98,6 +103,28 @@ class Strategy:
             "offload_activation": bool(self.offload_activation),
         }
 
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Strategy:
+        """The strategy that :meth:`to_dict` wrote.
+
+        Raises
+        ------
+        KeyError : a choice is missing, or the schedule is unknown.
+        """
+        full = data["recompute_frac"] if data["recompute"] == "full" else 0.0
+        return cls(
+            **{name: int(data[name]) for name in ("tp", "cp", "pp", "dp", "ep", "micro_batch", "zero")},
+            virtual=int(data["virtual_stages"]),
+            schedule=SCHEDULES[data["schedule"]].code,
+            sp=int(data["sequence_parallel"]),
+            ulysses=int(data["context_parallel_by"] == "all-to-all"),
+            fp8=int(data["fp8"]),
+            shard_domain=int(data["zero_within"] == "domain"),
+            selective=int(data["recompute"] == "selective"),
+            full_frac=float(full),
+            **{name: int(data[name]) for name in ("offload_weight", "offload_optimizer", "offload_activation")},
+        )
+
     @property
     def label(self) -> str:
         """Short name, for example ``TP8 PP4 DP32 v5 mb1 ZeRO-1``."""
@@ -105,7 +132,10 @@ class Strategy:
         for name, degree in (("CP", self.cp), ("PP", self.pp), ("DP", self.dp), ("EP", self.ep)):
             if degree > 1 or name == "DP":
                 parts.append(f"{name}{degree}" + ("-ulysses" if name == "CP" and self.ulysses else ""))
-        parts += [f"v{self.virtual}"] if self.virtual > 1 else []
+        if self.schedule:
+            parts.append(SCHEDULES[schedule_named(int(self.schedule))].label)
+        elif self.virtual > 1:
+            parts.append(f"v{self.virtual}")
         parts.append(f"mb{self.micro_batch}")
         if self.zero:
             parts.append(
@@ -122,7 +152,7 @@ class Strategy:
         return " ".join(parts)
 
 
-LAYOUT_FIELDS = ("tp", "cp", "pp", "dp", "ep", "virtual", "micro_batch", "sp", "ulysses", "fp8")
+LAYOUT_FIELDS = ("tp", "cp", "pp", "dp", "ep", "virtual", "micro_batch", "sp", "ulysses", "fp8", "schedule")
 OPTION_FIELDS = ("zero", "shard_domain", "selective", "full_frac", "offload_weight", "offload_optimizer", "offload_activation")
 
 
@@ -252,11 +282,12 @@ def layouts(
     most_micro_batch: int = 64,
     fixed: dict[str, int] | None = None,
     expert_tensor: bool = True,
+    schedules: tuple[str, ...] = ("1f1b",),
 ) -> tuple[Strategy, Counter[str]]:
     """Every layout of ``n_rank`` ranks whose degrees divide what they must, and the count of refused ones by reason.
 
     The layout fields are those of ``LAYOUT_FIELDS``; ``fixed`` pins some of them. ``expert_tensor``: TP splits experts, too;
-    else EP may take its ranks out of TP as well.
+    else EP may take its ranks out of TP as well. ``schedules`` are those to try.
 
     Returns
     -------
@@ -264,6 +295,7 @@ def layouts(
     """
     arch, fixed = work.arch, fixed or {}
     experts = [layer.ffn.n_expert for layer in arch.layers if isinstance(layer.ffn, MoE)]
+    codes = [SCHEDULES[name].code for name in schedules]
     tp_reason = {tp: _shardable(arch, tp) for tp in divisors(n_rank)}
     out = _Columns([], Counter())
     pinned = {name: fixed[name] for name in ("tp", "cp", "pp", "dp") if name in fixed}
@@ -283,7 +315,7 @@ def layouts(
         else:
             spread = dp * cp if expert_tensor else dp * cp * tp
             ways = [e for e in divisors(spread) if all(n % e == 0 for n in experts)] if experts else [1]
-            _add(out, work, (tp, cp, pp, dp), ways, fp8, most_micro_batch, fixed)
+            _add(out, work, (tp, cp, pp, dp), ways, fp8, most_micro_batch, fixed, codes)
     table = np.concatenate(out.rows, axis=1) if out.rows else np.zeros((len(LAYOUT_FIELDS), 0), dtype=np.int64)
     return Strategy(**dict(zip(LAYOUT_FIELDS, table.astype(float), strict=True))), out.refused
 
@@ -296,6 +328,7 @@ def _add(
     fp8: bool,
     most: int,
     fixed: dict[str, int],
+    schedules: list[int],
 ) -> None:
     tp, cp, pp, dp = mesh
     per_replica = work.global_batch // dp
@@ -306,6 +339,7 @@ def _add(
         "sp": [0, 1] if tp > 1 else [0],
         "ulysses": [0, 1] if cp > 1 and _heads_divide(work.arch, tp * cp) else [0],
         "fp8": [0, 1] if fp8 else [0],
+        "schedule": schedules if pp > 1 else [0],
     }
     for name, values in axes.items():
         if name in fixed:
@@ -316,8 +350,20 @@ def _add(
     grid = np.stack(
         [axis.ravel() for axis in np.meshgrid(*(np.array(v, dtype=np.int64) for v in axes.values()), indexing="ij")]
     )
-    virtual, micro_batch = grid[1], grid[2]
-    fits = (virtual == 1) | ((per_replica // np.maximum(micro_batch, 1)) % pp == 0)
+    virtual, schedule, m = grid[1], grid[6], per_replica // np.maximum(grid[2], 1)
+    fits = (schedule > 0) | (virtual == 1) | (m % pp == 0)
     out.refused[N_("interleaving needs micro-batches in multiples of PP")] += int((~fits).sum())
+    if schedule.any():
+        runs = _runs(schedule, pp, virtual, m)
+        out.refused[N_("the schedule does not go with this number of stages, chunks or micro-batches")] += int((~runs).sum())
+        fits &= runs
     grid = grid[:, fits]
     out.rows.append(np.concatenate([np.tile(np.array([[tp], [cp], [pp], [dp]]), (1, grid.shape[1])), grid]))
+
+
+def _runs(schedule: NDArray[np.int64], pp: int, virtual: NDArray[np.int64], m: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Where a schedule can run: ZB-V has two chunks per rank, DualPipe an even number of ranks and micro-batches."""
+    folded, both = schedule == SCHEDULES["zb-v"].code, schedule == SCHEDULES["dualpipe"].code
+    fills = (pp >= FEWEST_STAGES) & (m >= 2 * pp) & (virtual == np.where(folded, 2, 1))
+    found: NDArray[np.bool_] = (schedule == 0) | (fills & (~both | ((pp % 2 == 0) & (m % 2 == 0))))
+    return found

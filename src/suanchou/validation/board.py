@@ -80,10 +80,18 @@ class RunSet:
         return (float(np.median(size)), float(np.quantile(size, 0.9))) if size else None
 
     @property
-    def macro(self) -> tuple[float | None, float | None]:
-        """Mean absolute error with every (source, accelerator) counted once: the model's and the null model's."""
+    def macro_means(self) -> tuple[float | None, float | None, float | None, float | None]:
+        """Mean absolute error with every (source, accelerator) counted once.
+
+        Of constants fitted on all sources, of those that left the run's source out, and of the null model both ways.
+        """
         rows = self.part("trusted")
-        return macro_mean(rows, lambda p: p.error_frac), macro_mean(rows, lambda p: self.null.get(p.run.run_id))
+        return (
+            macro_mean(rows, lambda p: p.error_frac),
+            macro_mean(self.held_out_rows(rows), lambda p: p.error_frac),
+            macro_mean(rows, lambda p: self.null.get(p.run.run_id)),
+            macro_mean(rows, lambda p: self.null_out.get(p.run.run_id)),
+        )
 
     @property
     def plan_groups(self) -> tuple[Group, ...]:

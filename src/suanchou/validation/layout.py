@@ -247,7 +247,9 @@ def _searched(problem: Problem, n_rank: int, run: Run, pinned: dict[str, int | N
 def _crossed(layout: Strategy, again: tuple[tuple[float, int, int], ...], *, zero_stage: int, shard_domain: int) -> Strategy:
     """Layouts crossed with what may be recomputed or offloaded."""
     n, k = np.asarray(layout.tp).shape[0], len(again)
-    columns: dict[str, Any] = {name: np.repeat(np.asarray(getattr(layout, name), dtype=float), k) for name in LAYOUT_FIELDS}
+    columns: dict[str, Any] = {
+        name: np.repeat(np.broadcast_to(np.asarray(getattr(layout, name), dtype=float), (n,)), k) for name in LAYOUT_FIELDS
+    }
     return Strategy(
         **columns,
         zero=np.full(n * k, zero_stage),
