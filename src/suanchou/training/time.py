@@ -229,7 +229,7 @@ def _pieces(problem: Problem, s: Strategy, t: LayerTime, streams: _Streams) -> P
         end_weight=(embedding_backward, t.head_weight_gradient),
         head_tensor=t.head_tensor,
     )
-    return _with_host(problem, s, t, pieces) if problem.stack.host_layer_s else pieces
+    return _with_host(problem, s, t, pieces) if np.any(problem.stack.host_layer_s) else pieces
 
 
 def _with_host(problem: Problem, s: Strategy, t: LayerTime, pieces: Pieces) -> Pieces:
