@@ -28,7 +28,7 @@ import yaml
 from numpy.typing import NDArray
 
 from suanchou.cost.efficiency import efficiency
-from suanchou.cost.fitted import EVERY, Factors
+from suanchou.cost.fitted import EVERY, Factors, fitted_table
 from suanchou.model.parameters import parameter_count
 from suanchou.training.layer_time import layer_time
 from suanchou.training.memory import activation_table
@@ -158,6 +158,11 @@ def jacobian(rows: Sequence[Row], parameters: Sequence[Parameter], at: Vector) -
     return values, slope
 
 
+def log_steps(rows: Sequence[Row], parameters: Sequence[Parameter], at: Vector) -> Vector:
+    """ln step of every row."""
+    return np.array([row.log_step(parameters, at[None, :])[0] for row in rows])
+
+
 @dataclass
 class Fit:
     """The data of the fit and its two steps."""
@@ -200,12 +205,12 @@ class Fit:
             share = -(weight * start) @ self.belongs / (weight @ self.belongs + self.settings["source_sd"] ** -2)
         return share
 
-    def cost(self, values: Vector, at: Vector) -> float:
-        """Minus log posterior of the factors ``at``, which give ``values``, up to a constant."""
+    def cost(self, values: Vector, at: Vector, keep: NDArray[np.bool_]) -> float:
+        """Minus log posterior of the factors ``at``, which give ``values``, over the rows to keep, up to a constant."""
         share = self.share(values)
-        residual = (values + self.belongs @ share - self.measured) / self.settings["residual"]
-        prior = np.concatenate([at, share]) / self.sd
-        return float(np.sum(self.weight * 2.5 * np.log1p(residual**2 / 4.0)) + 0.5 * np.sum(prior**2))
+        residual = ((values + self.belongs @ share - self.measured) / self.settings["residual"])[keep]
+        prior = np.concatenate([at, share * (self.belongs[keep].sum(axis=0) > 0)]) / self.sd
+        return float(np.sum(self.weight[keep] * 2.5 * np.log1p(residual**2 / 4.0)) + 0.5 * np.sum(prior**2))
 
     def on_all(self, at: Vector, *, most: int = 12) -> tuple[Vector, Vector, Vector]:
         """Factors on all rows, with the values and slopes there."""
@@ -213,11 +218,11 @@ class Fit:
         values, slope = jacobian(self.rows, self.parameters, at)
         for turn in range(most):
             step, _ = self.solve(values, slope, at, every)
-            cost, length = self.cost(values, at), 1.0
+            cost, length = self.cost(values, at, every), 1.0
             while True:
                 new = at + length * np.clip(step, -0.6, 0.6)
                 new_values, new_slope = jacobian(self.rows, self.parameters, new)
-                better = self.cost(new_values, new) < cost
+                better = self.cost(new_values, new, every) < cost
                 if better or length < 0.2:
                     break
                 length /= 2.0
@@ -232,11 +237,20 @@ class Fit:
         return at, values, slope
 
     def without(self, source: str, at: Vector, values: Vector, slope: Vector) -> Vector:
-        """Factors on all rows but those of ``source``: two Gauss-Newton steps from the fit on all."""
+        """Factors on all rows but those of ``source``.
+
+        A Gauss-Newton step from the fit on all rows, in full, so that nothing of it stays; and a second one from there, as
+        far as it makes the fit on the other rows better.
+        """
         keep = np.array([name != source for name in self.sources])
         new = at + self.solve(values, slope, at, keep)[0]
         values, slope = jacobian(self.rows, self.parameters, new)
-        return new + self.solve(values, slope, new, keep)[0]
+        step, cost = self.solve(values, slope, new, keep)[0], self.cost(values, new, keep)
+        for length in (1.0, 0.5, 0.25):
+            tried = new + length * step
+            if self.cost(log_steps(self.rows, self.parameters, tried), tried, keep) < cost:
+                return tried
+        return new
 
     def score(self, values: Vector) -> str:
         """Median and P90 of the error of step time, published runs and sweep."""
@@ -245,6 +259,12 @@ class Fit:
         full = np.array([row.run.complete for row in self.rows]) & ~sweep
         parts = (("runs", ~sweep), ("full", full), ("sweep", sweep))
         return ", ".join(f"{n} median {np.median(error[w]):.3f} P90 {np.quantile(error[w], 0.9):.3f}" for n, w in parts)
+
+
+def starting_point(parameters: Sequence[Parameter]) -> Vector:
+    """The factors in use, in log."""
+    table = {(row.scope, row.part, row.quantity, row.dtype): row.factor for row in fitted_table()}
+    return np.log([table.get(p.key, 1.0) for p in parameters])
 
 
 def write(fit: Fit, factors: Vector, held_out: dict[str, Vector]) -> None:
@@ -287,6 +307,7 @@ def by_group(fit: Fit, values: Vector) -> None:
 def main() -> None:
     """Run the fit."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--warm", action="store_true", help="start from the factors in use")
     parser.add_argument("--no-held-out", action="store_true", help="fit on all runs only and write nothing")
     arguments = parser.parse_args()
     settings = yaml.safe_load((HERE / "runs.yaml").read_text(encoding="utf-8"))
@@ -294,7 +315,7 @@ def main() -> None:
     parameters = read_parameters(rows, settings)
     fit = Fit(rows, parameters, settings)
     print(f"{len(rows)} runs of {len(fit.names)} sources, {len(parameters)} factors", flush=True)
-    factors, values, slope = fit.on_all(np.zeros(len(parameters)))
+    factors, values, slope = fit.on_all(starting_point(parameters) if arguments.warm else np.zeros(len(parameters)))
     by_group(fit, values)
     if arguments.no_held_out:
         return
