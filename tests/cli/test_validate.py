@@ -33,6 +33,7 @@ ROW = {
     "low",
     "high",
     "error_frac",
+    "held_out_error_frac",
     "status",
     "reason",
 }
@@ -77,10 +78,10 @@ def test_tables_name_what_is_not_predicted(suanchou, few):
     assert shown.code == 0
     for words in (
         "Predicted against published",
-        "Against the null model",
+        "Fitted constants",
         "Not predicted",
         "odd",
-        "torch-fsdp1",
+        "composer",
         "missed by most",
     ):
         assert words in shown.out

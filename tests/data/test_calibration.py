@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from suanchou.cost.efficiency import efficiency
+from suanchou.cost.fitted import Factors
 from suanchou.cost.kernels import kernel_s
 from suanchou.machine import accelerator
 from suanchou.model.operators import Operator
@@ -71,6 +72,6 @@ def _gemms(device: str, source: str, note: str = "") -> tuple[Operator, np.ndarr
 def test_training_gemms_are_priced_within_a_few_percent(device, source, note, at_most):
     op, measured = _gemms(device, source, note)
     chip = accelerator(device)
-    predicted = kernel_s(op, chip, efficiency(chip), dtype="bf16")
+    predicted = kernel_s(op, chip, efficiency(chip, Factors({})), dtype="bf16")
     assert len(measured) > 50
     assert np.median(np.abs(predicted / measured - 1.0)) < at_most
