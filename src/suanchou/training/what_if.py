@@ -96,6 +96,14 @@ CHANGES = (
         value=1,
         optional=True,
     ),
+    Change(
+        name="zero_bubble",
+        label=N_("zero-bubble pipeline schedule"),
+        on="stack",
+        field="schedules",
+        value=("1f1b", "zb-h1"),
+        optional=True,
+    ),
     Change(name="batch", label=N_("twice the batch"), on="case", field="global_batch", factor=2),
     Change(name="no_failures", label=N_("no failures, no checkpoints"), on="case", field="goodput", value=1),
 )
@@ -114,6 +122,7 @@ class _Case:
     reliability: Reliability
     usd_per_accelerator_h: float | None
     fixed: Mapping[str, int]
+    schedule: str | None
     offload: bool | None
 
     @property
@@ -136,6 +145,7 @@ class _Case:
             reliability=self.reliability,
             usd_per_accelerator_h=self.usd_per_accelerator_h,
             fixed=self.fixed,
+            schedule=self.schedule,
             offload=self.offload,
             keep=0,
         )
@@ -264,6 +274,7 @@ def _base_case(scenario: Scenario, base: Plan) -> _Case:
         reliability=reliability_of(scenario),
         usd_per_accelerator_h=scenario.usd_per_hour,
         fixed=scenario.layout_pins,
+        schedule=scenario.schedule,
         offload=base.offload if scenario.offload is None else scenario.offload,
     )
 
