@@ -14,7 +14,7 @@ from suanchou.training.what_if import what_if
 CASES = {
     "dense": Scenario(model="llama-3.1-8b", on=("dgx-h100:4",), tokens="1T", seq=4096, batch=256),
     "experts": Scenario(model="mixtral-8x7b", on=("dgx-h100:8",), tokens="1T", seq=4096, batch=256),
-    "domestic": Scenario(model="llama-2-13b", on=("atlas-800t-a2:4",), tokens="1T", seq=4096, batch=256),
+    "domestic": Scenario(model="llama-2-7b", on=("atlas-800t-a2:4",), tokens="1T", seq=4096, batch=256),
     "small": Scenario(model="gpt2-xl", on=("dgx-a100-80gb:1",), tokens="100B", seq=1024, batch=256),
 }
 
@@ -22,9 +22,10 @@ CASES = {
 @pytest.mark.parametrize("name", ["dense", "small", "domestic"])
 @pytest.mark.parametrize("scaling", ["strong", "weak"])
 def test_scaling_is_at_most_linear_where_memory_is_no_limit(name, scaling):
-    """From machines on which nothing need be recomputed or offloaded; ties between plans may hide a few percent."""
+    """From machines on which a replica fits one accelerator, nothing recomputed; ties between plans may hide a few percent."""
     found = sweep(CASES[name], parse_axis("nodes=4..32"), scaling=scaling)
     assert not found.first.strategy.full_frac
+    assert found.first.strategy.tp == found.first.strategy.pp == 1
     for point in found.points:
         assert found.efficiency_frac(point) <= 1 + TIE_FRAC
 
